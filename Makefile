@@ -1,0 +1,41 @@
+# Each target sets itself up: a virtual environment under $(VENV), installed once per change of the two files below.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+CORE := $(VENV)/.installed-core
+TEST := $(VENV)/.installed-test
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+DEMO_ARGS ?=
+
+.PHONY: demo test check lint clean
+
+demo: $(CORE)
+	$(BIN)/hf-mllm-aug demo $(DEMO_ARGS)
+
+test: $(TEST)
+	$(BIN)/python -m pytest
+
+check: lint test
+
+lint: $(TEST)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist demo-output
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# Order-only on the interpreter: its time stamp is the system's and says nothing.
+$(CORE): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing the packages into $(VENV); only the first time takes minutes."
+	$(PIP_INSTALL) .
+	@touch $@
+
+# The test environment holds everything that the demo needs.
+$(TEST): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing the packages and the test tools into $(VENV); only the first time takes minutes."
+	$(PIP_INSTALL) '.[test]'
+	@touch $(CORE) $@

@@ -1,0 +1,57 @@
+"""Give every picture of an image-text data set captions by several multimodal LLMs, sheared to web-caption style.
+
+The public names are loaded when first used, so that ``import hf_mllm_aug`` stays fast. No module bears the name of a public
+function (`shearing` holds `shear`): importing a submodule would otherwise put the module in the function's place.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hf_mllm_aug.augmentation import Augment as Augment
+    from hf_mllm_aug.augmentation import augment as augment
+    from hf_mllm_aug.captioners import Captioner as Captioner
+    from hf_mllm_aug.card import build_card as build_card
+    from hf_mllm_aug.configs import save_configs as save_configs
+    from hf_mllm_aug.configs import to_configs as to_configs
+    from hf_mllm_aug.loaders.pairs import load_pairs as load_pairs
+    from hf_mllm_aug.loaders.pairs import save_pairs as save_pairs
+    from hf_mllm_aug.metrics import metric_path as metric_path
+    from hf_mllm_aug.publish import push_to_hub as push_to_hub
+    from hf_mllm_aug.retrieval import retrieval_recall as retrieval_recall
+    from hf_mllm_aug.sample import SampleCaption as SampleCaption
+    from hf_mllm_aug.shearing import Shear as Shear
+    from hf_mllm_aug.shearing import shear as shear
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Augment": "augmentation",
+    "Captioner": "captioners",
+    "SampleCaption": "sample",
+    "Shear": "shearing",
+    "augment": "augmentation",
+    "build_card": "card",
+    "load_pairs": "loaders.pairs",
+    "metric_path": "metrics",
+    "push_to_hub": "publish",
+    "retrieval_recall": "retrieval",
+    "save_configs": "configs",
+    "save_pairs": "loaders.pairs",
+    "shear": "shearing",
+    "to_configs": "configs",
+}
+
+__all__ = [*sorted(_HOME), "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,151 @@
+"""What every engine must do, and the models that are loaded.
+
+An engine turns RGB pictures into texts. It is asked through `Engine.generate` with the pictures of one micro-batch
+and a `Request`; it keeps no order, no rows and no columns, so that an engine on a server and one on this machine look
+alike.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from hf_mllm_aug.errors import ImageError, UnknownNameError
+
+if TYPE_CHECKING:
+    from PIL import Image as PilImage
+
+
+@dataclass(frozen=True)
+class ModelKey:
+    """What decides which model is loaded; captioners that differ in other settings share one.
+
+    Args:
+        engine: The engine's name.
+        source: A Hub id or a folder.
+        revision: The Hub commit, branch or tag; None for the head.
+        dtype: ``"auto"`` or the name of a torch type.
+        device: ``"cpu"``, ``"cuda:0"``, ...; None for the best that is there.
+        prompt_style: ``"segments"``, ``"chat"``, or ``"auto"`` to go by what the checkpoint has.
+    """
+
+    engine: str
+    source: str
+    revision: str | None = None
+    dtype: str = "auto"
+    device: str | None = None
+    prompt_style: str = "auto"
+
+    @property
+    def label(self) -> str:
+        """The checkpoint's name for messages and cards: never a path, which says where somebody's files are."""
+        path = Path(self.source)
+        return path.name if path.is_absolute() or path.is_dir() else self.source
+
+
+@dataclass(frozen=True)
+class Request:
+    """How the pictures of a call are to be captioned.
+
+    Args:
+        prompt: The question, with ``<image>`` where the picture stands.
+        decoding: Every decoding parameter, as `decoding.resolve` gives them.
+        max_new_tokens: Tokens, not characters.
+        seed: With a row's key it decides what is sampled for the row.
+        sentence_stop: Whether a row's decoding may end once its first sentence is over.
+        language: Of the captions, for `sentence_stop`.
+    """
+
+    prompt: str
+    decoding: Mapping[str, Any]
+    max_new_tokens: int
+    seed: int
+    sentence_stop: bool
+    language: str
+
+
+class Engine(Protocol):
+    """A loaded model."""
+
+    max_batch: int | None
+    """The largest micro-batch that fits, once a larger one did not."""
+
+    def generate(
+        self, images: Sequence[PilImage.Image], keys: Sequence[str], request: Request
+    ) -> Sequence[str | ImageError]:
+        """Caption the pictures of a micro-batch.
+
+        Args:
+            images: (n,) pictures of mode RGB.
+            keys: (n,) texts that tell rows apart, for sampling.
+            request: How.
+
+        Returns:
+            (n,) texts, or the error of a picture that the model's processor refuses.
+        """
+        ...
+
+
+_ENGINES: dict[str, str] = {"transformers": "hf_mllm_aug.captioners.transformers_engine"}
+"""Each engine's module, which has a function ``load(key: ModelKey) -> Engine``; imported when first used."""
+
+_LOADED: dict[ModelKey, Engine] = {}
+_LOCK = threading.RLock()
+_IMPORTED_IN = os.getpid()
+
+
+def is_forked() -> bool:
+    """Whether this process was forked from one that had imported the captioners."""
+    return os.getpid() != _IMPORTED_IN
+
+
+def check_engine(name: str) -> None:
+    """Make sure that an engine is known.
+
+    Raises:
+        UnknownNameError: It is not.
+    """
+    if name not in _ENGINES:
+        raise UnknownNameError("engine", name, _ENGINES)
+
+
+def loaded(key: ModelKey) -> Engine:
+    """The model, loaded on its first use in this process and kept.
+
+    Raises:
+        CheckpointError: The checkpoint is not there, or does not fit.
+    """
+    _guard_forks()
+    with _LOCK:
+        if key not in _LOADED:
+            _LOADED[key] = importlib.import_module(_ENGINES[key.engine]).load(key)
+        return _LOADED[key]
+
+
+def unload() -> None:
+    """Let go of all models of this process, and their memory."""
+    with _LOCK:
+        _LOADED.clear()
+
+
+@functools.cache
+def _guard_forks() -> None:
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _after_fork_in_child() -> None:
+    global _LOCK
+    # A thread that held the lock when the process forked does not exist in the child; what it held stays held.
+    _LOCK = threading.RLock()
+    # Models on a CPU are shared with the parent, those on a GPU are out of a forked child's reach.
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    if cuda is not None and cuda.is_initialized():
+        _LOADED.clear()

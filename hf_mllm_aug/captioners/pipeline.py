@@ -1,0 +1,170 @@
+"""The rows of one call, through decoding and one or several captioners.
+
+Pictures are decoded once for all captioners, in a few threads, while the models work on the pictures before them;
+only two windows of pictures are in memory at a time, however many rows `map` passes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hf_mllm_aug.captioners import engine
+from hf_mllm_aug.captioners.rows import Rows
+from hf_mllm_aug.errors import CaptionError, ImageError, UsageError
+from hf_mllm_aug.images import to_rgb
+
+if TYPE_CHECKING:
+    from PIL import Image as PilImage
+
+    from hf_mllm_aug.captioners.captioner import Captioner
+
+_MAX_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A caption, or why there is none: exactly one is None."""
+
+    text: str | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class _Picture:
+    index: int
+    image: PilImage.Image
+    key: str
+
+
+def caption_rows(captioners: Sequence[Captioner], rows: Rows, rank: int | None = None) -> list[list[Caption]]:
+    """Caption rows with each of the captioners.
+
+    Args:
+        captioners: They read the same image column.
+        rows: The rows.
+        rank: The worker's number, which picks its GPU.
+
+    Returns:
+        (len(captioners), len(rows)) captions.
+
+    Raises:
+        CaptionError: A picture could not be captioned and the captioner's ``on_error`` is ``"raise"``; or an engine
+            gave another number of captions than it got pictures.
+        CheckpointError: A model cannot be loaded.
+    """
+    if rank is not None and not isinstance(rank, int):
+        raise UsageError("a captioner takes no indices: drop with_indices=True; with_rank=True is enough")
+    captions = [[Caption(None, "not captioned")] * len(rows) for _ in captioners]
+    with_digest = any(captioner.decoding["do_sample"] for captioner in captioners)
+    window = max(captioner.micro_batch for captioner in captioners)
+    for pictures, failures in _decoded(rows, window, with_digest):
+        for captioner, column in zip(captioners, captions, strict=True):
+            for index, error in failures:
+                column[index] = _failed(captioner, rows, index, error)
+            if not pictures:
+                continue
+            model = engine.loaded(captioner.model_key(_device(captioner, rank)))
+            for part in _parts(pictures, captioner, model):
+                for picture, result in zip(part, _generate(model, captioner, part), strict=True):
+                    if isinstance(result, ImageError):
+                        column[picture.index] = _failed(captioner, rows, picture.index, result)
+                    elif not (text := _cut(result, captioner)):
+                        nothing = ImageError("the model wrote nothing")
+                        column[picture.index] = _failed(captioner, rows, picture.index, nothing)
+                    else:
+                        column[picture.index] = Caption(text, None)
+    return captions
+
+
+def _parts(pictures: list[_Picture], captioner: Captioner, model: engine.Engine) -> Iterator[list[_Picture]]:
+    """Micro-batches; their size is asked for anew each time, for memory may turn out short."""
+    at = 0
+    while at < len(pictures):
+        size = min(captioner.micro_batch, model.max_batch or captioner.micro_batch)
+        part = pictures[at : at + size]
+        yield part
+        at += len(part)
+
+
+def _generate(model: engine.Engine, captioner: Captioner, part: list[_Picture]) -> Sequence[str | ImageError]:
+    texts = model.generate([picture.image for picture in part], [picture.key for picture in part], captioner.request)
+    if len(texts) != len(part):
+        raise CaptionError(f"the engine {captioner.engine!r} gave {len(texts)} captions for {len(part)} pictures")
+    return texts
+
+
+def _cut(text: str, captioner: Captioner) -> str:
+    """End the caption with its first sentence, if decoding was to end there.
+
+    A row may end a token before or after the sentence is proven over, so the text would else depend on how its words
+    fall into tokens.
+    """
+    text = text.strip()
+    if not captioner.request.sentence_stop:
+        return text
+    from hf_mllm_aug.shearing import first_sentence_end
+
+    # A blank line ends a paragraph: what is here is all there is.
+    return text[: first_sentence_end(f"{text}\n\n", captioner.language)].strip()
+
+
+def _failed(captioner: Captioner, rows: Rows, index: int, error: ImageError) -> Caption:
+    if captioner.on_error == "raise":
+        key = rows.keys[index]
+        where = f"row {key!r}" if key is not None else f"row {index} of the batch"
+        raise CaptionError(f"{captioner.label}: {where}: {error}") from error
+    return Caption(None, str(error))
+
+
+def _device(captioner: Captioner, rank: int | None) -> str | None:
+    """The device's name; with a rank, one GPU after the other."""
+    if captioner.engine != "transformers" or rank is None or captioner.device not in (None, "cuda"):
+        return captioner.device
+    from hf_mllm_aug.captioners.transformers_engine import count_cuda_devices
+
+    n_devices = count_cuda_devices()
+    return f"cuda:{rank % n_devices}" if n_devices else captioner.device
+
+
+def _decoded(
+    rows: Rows, window: int, with_digest: bool
+) -> Iterator[tuple[list[_Picture], list[tuple[int, ImageError]]]]:
+    """Decode the rows' pictures, a window at a time, one window ahead."""
+
+    def decode(index: int) -> _Picture | ImageError:
+        try:
+            image = to_rgb(rows.images[index]())
+        except ImageError as error:
+            return error
+        key = rows.keys[index]
+        return _Picture(index, image, key if key is not None else _pixel_key(image) if with_digest else "")
+
+    def sort(
+        results: Sequence[_Picture | ImageError], start: int
+    ) -> tuple[list[_Picture], list[tuple[int, ImageError]]]:
+        pictures = [result for result in results if isinstance(result, _Picture)]
+        failures = [(start + i, result) for i, result in enumerate(results) if isinstance(result, ImageError)]
+        return pictures, failures
+
+    if len(rows) == 1:
+        yield sort([decode(0)], 0)
+        return
+    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1), thread_name_prefix="decode") as pool:
+
+        def submit(start: int) -> list[Any]:
+            return [pool.submit(decode, index) for index in range(start, min(start + window, len(rows)))]
+
+        ahead = submit(0)
+        for start in range(0, len(rows), window):
+            current, ahead = ahead, submit(start + window)
+            yield sort([future.result() for future in current], start)
+
+
+def _pixel_key(image: PilImage.Image) -> str:
+    """A key for a row without one: the same whether the picture came as a file or decoded."""
+    return hashlib.sha256(f"{image.width}x{image.height}".encode() + image.tobytes()).hexdigest()

@@ -1,0 +1,217 @@
+"""The engine on this machine: image-text-to-text models of `transformers`.
+
+Remote code is never run: the option that would allow it is not passed. Weights are read as safetensors where there are
+any, else as pickles with ``weights_only=True``, which is transformers' default.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig, StoppingCriteriaList
+
+from hf_mllm_aug.captioners import fork
+from hf_mllm_aug.captioners.engine import ModelKey, Request
+from hf_mllm_aug.captioners.processors import Prompter, load_prompter
+from hf_mllm_aug.captioners.sampling import row_seed, samplers
+from hf_mllm_aug.captioners.sentence_stop import SentenceStop, decode
+from hf_mllm_aug.errors import AugError, CheckpointError, ImageError, UsageError
+
+if TYPE_CHECKING:
+    from PIL import Image as PilImage
+
+logger = logging.getLogger(__name__)
+
+_TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+# Taken from `decoding`; sampling is done by `samplers`, on top of greedy decoding.
+_GREEDY = ("num_beams", "repetition_penalty", "no_repeat_ngram_size", "min_new_tokens")
+_BEAMS = ("length_penalty", "early_stopping")
+
+
+class TransformersEngine:
+    """A model in memory, and how it is asked.
+
+    Args:
+        model: Of transformers, on its device.
+        prompter: Prepares its inputs.
+    """
+
+    def __init__(self, model: Any, prompter: Prompter) -> None:
+        self.max_batch: int | None = None
+        self._model = model
+        self._prompter = prompter
+        self._special = _special_ids(model, prompter.tokenizer)
+        # Whatever sampling a checkpoint suggests would fill the parameters that are not set.
+        model.generation_config = _generation_config(**self._special)
+
+    def generate(
+        self, images: Sequence[PilImage.Image], keys: Sequence[str], request: Request
+    ) -> Sequence[str | ImageError]:
+        """See `Engine.generate`."""
+        try:
+            inputs = self._prompter.inputs(images, request.prompt)
+        except AugError:
+            raise
+        except Exception as error:
+            if len(images) == 1:
+                return [ImageError(f"the model's processor refuses the picture: {' '.join(str(error).split())[:200]}")]
+            logger.debug("a micro-batch of %d was refused; trying its pictures one by one", len(images), exc_info=True)
+            return self._halved(images, keys, request)
+        try:
+            return self._decode(inputs, keys, request)
+        except torch.OutOfMemoryError:
+            inputs = {}
+            if len(images) == 1:
+                return [ImageError("out of memory on the device, even alone")]
+        torch.cuda.empty_cache()
+        self.max_batch = len(images) // 2
+        logger.warning("out of memory with %d pictures at once; going on with %d", len(images), self.max_batch)
+        return self._halved(images, keys, request)
+
+    def _halved(
+        self, images: Sequence[PilImage.Image], keys: Sequence[str], request: Request
+    ) -> Sequence[str | ImageError]:
+        middle = len(images) // 2
+        head = self.generate(images[:middle], keys[:middle], request)
+        return [*head, *self.generate(images[middle:], keys[middle:], request)]
+
+    @torch.inference_mode()
+    def _decode(self, inputs: dict[str, torch.Tensor], keys: Sequence[str], request: Request) -> list[str]:
+        model, tokenizer = self._model, self._prompter.tokenizer
+        decoding = request.decoding
+        names = (*_GREEDY, *_BEAMS) if decoding["num_beams"] > 1 else _GREEDY
+        config = _generation_config(
+            do_sample=False,
+            max_new_tokens=request.max_new_tokens,
+            **{name: decoding[name] for name in names},
+            **self._special,
+        )
+        options: dict[str, Any] = {}
+        if decoding["do_sample"]:
+            options["logits_processor"] = samplers(decoding, [row_seed(request.seed, key) for key in keys])
+        stop = None
+        if request.sentence_stop and decoding["num_beams"] == 1:
+            stop = SentenceStop(tokenizer, request.language)
+            options["stopping_criteria"] = StoppingCriteriaList([stop])
+        output = model.generate(**self._on_device(inputs), generation_config=config, **options).cpu()
+        ids = inputs["input_ids"]
+        n_prompt = ids.shape[1]
+        # Decoder-only models give the prompt back, others do not.
+        echoed = output.shape[1] >= n_prompt and torch.equal(output[:, :n_prompt], ids.cpu())
+        rows = output[:, n_prompt if echoed else 0 :].tolist()
+        lengths = stop.lengths if stop is not None else [None] * len(rows)
+        return [decode(tokenizer, self._own(row[:length])).strip() for row, length in zip(rows, lengths, strict=True)]
+
+    def _on_device(self, inputs: dict[str, torch.Tensor]) -> dict[str, Any]:
+        def move(value: Any) -> Any:
+            if not isinstance(value, torch.Tensor):
+                return value
+            dtype = self._model.dtype if value.is_floating_point() else None
+            return value.to(self._model.device, dtype)
+
+        return {name: move(value) for name, value in inputs.items()}
+
+    def _own(self, ids: list[int]) -> list[int]:
+        """A row up to its end token: what a batch appends behind it is padding, which need not be a special token."""
+        ends = self._special["eos_token_id"] or []
+        return next((ids[:index] for index, token in enumerate(ids) if token in ends), ids)
+
+
+def _generation_config(**settings: Any) -> Any:
+    kind: Any = GenerationConfig
+    return kind(**settings)
+
+
+def _special_ids(model: Any, tokenizer: Any) -> dict[str, Any]:
+    """End, start and padding tokens: the checkpoint's generation settings know best, then its tokenizer."""
+    stored = model.generation_config
+    ends = stored.eos_token_id if stored.eos_token_id is not None else tokenizer.eos_token_id
+    ends = [ends] if isinstance(ends, int) else ends
+    pad = next(
+        (pad for pad in (stored.pad_token_id, tokenizer.pad_token_id, ends[0] if ends else None) if pad is not None),
+        None,
+    )
+    start = stored.bos_token_id if stored.bos_token_id is not None else tokenizer.bos_token_id
+    special = {"eos_token_id": ends, "pad_token_id": pad, "bos_token_id": start}
+    if getattr(stored, "decoder_start_token_id", None) is not None:
+        special["decoder_start_token_id"] = stored.decoder_start_token_id
+    return special
+
+
+def load(key: ModelKey) -> TransformersEngine:
+    """Load a model.
+
+    Args:
+        key: Which, and where to.
+
+    Returns:
+        The engine, tried out on a grey picture: a checkpoint whose processor cannot work fails here, not on every row.
+
+    Raises:
+        CheckpointError: The checkpoint is not there, or does not fit.
+        UsageError: The device or number type is not to be had.
+    """
+    fork.prepare()
+    device = _device(key.device)
+    dtype = _dtype(key.dtype, device)
+    try:
+        config = AutoConfig.from_pretrained(key.source, revision=key.revision)
+        prompter = load_prompter(key, config)
+        placement = {"device_map": {"": str(device)}} if device.type == "cuda" else {}
+        auto: Any = AutoModelForImageTextToText
+        model = auto.from_pretrained(key.source, revision=key.revision, dtype=dtype, **placement)
+    except (OSError, ValueError, KeyError) as error:
+        if isinstance(error, AugError):
+            raise
+        text = " ".join(str(error).replace(key.source, key.label).split())[:400]
+        raise CheckpointError(f"cannot load {key.label}: {text}") from error
+    model = model.eval() if placement else model.eval().to(device)
+    engine = TransformersEngine(model, prompter)
+    _try_out(prompter, key)
+    return engine
+
+
+def _try_out(prompter: Prompter, key: ModelKey) -> None:
+    from PIL import Image
+
+    try:
+        prompter.inputs([Image.new("RGB", (64, 48), (128, 128, 128))], "Describe <image>")
+    except AugError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())[:400]
+        raise CheckpointError(f"the processor of {key.label} does not work here: {text}") from error
+
+
+def _device(name: str | None) -> torch.device:
+    try:
+        wanted = torch.device(name) if name is not None else None
+    except RuntimeError:
+        raise UsageError(f"device {name!r} is none that torch knows; try 'cpu', 'cuda' or 'cuda:1'") from None
+    if wanted is None or wanted.type == "cuda":
+        fork.check_cuda()
+    if wanted is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices")
+    return wanted
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return torch.float32 if device.type == "cpu" else torch.float16
+    return _TYPES[name]
+
+
+def count_cuda_devices() -> int:
+    """How many CUDA devices there are; 0 without CUDA."""
+    fork.check_cuda()
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -1,0 +1,224 @@
+"""The card of a data set: YAML that the Hub acts on, and a page that people read, from a template in ``cards/``.
+
+Every value that a template shows is made inert on its way in (see `safe_text`), so a caption cannot become markup, a
+second YAML block or a template of its own, whatever the template's author forgets. What this library writes stands
+between marks; a later release replaces that and leaves alone what people wrote around it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_mllm_aug import __version__, schema
+from hf_mllm_aug.captioners.decoding import NEUTRAL
+from hf_mllm_aug.card_facts import ConfigFacts, collect, describe, samples
+from hf_mllm_aug.configs import check_config_names, config_metadata
+from hf_mllm_aug.errors import UnknownNameError, UsageError
+from hf_mllm_aug.parquet_shards import WrittenSplit, published_features
+from hf_mllm_aug.safe_text import inert, plain, scrub, scrub_values
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+    from huggingface_hub import DatasetCard
+
+REPO_PLACEHOLDER = "OWNER/NAME"
+"""Stands in the code of a card until the release has an address."""
+
+_TASKS = ["image-to-text", "text-to-image"]
+_TAGS = ["image-captioning", "synthetic", "multimodal", "hf-mllm-aug", "arxiv:2311.18765"]
+_SIZE_NAMES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
+_SIZES = [(10 ** (3 + i), name) for i, name in enumerate(_SIZE_NAMES)]
+_SETTING_ORDER = ("max_new_tokens", "engine", "dtype", "seed", "version")
+_SHOWN_ELSEWHERE = ("name", "model", "revision", "digest", "prompt", "decoding", "licence", "license")
+_NOT_SHOWN = ("citation", "description", "package", "published_decoding")
+
+
+def build_card(
+    configs: Mapping[str, Dataset | DatasetDict | Mapping[str, Dataset]],
+    *,
+    captioners: Sequence[object] | object = (),
+    shear: object = None,
+    template: str | Path | None = None,
+    repo_id: str | None = None,
+    pretty_name: str | None = None,
+    description: str | None = None,
+    source: str | None = None,
+    license: str | None = None,  # noqa: A002 (the card's own word)
+    languages: Sequence[str] = ("en",),
+    tags: Sequence[str] = (),
+    sample_rows: int = 5,
+) -> DatasetCard:
+    """Build the card of a data set from its configs.
+
+    Args:
+        configs: The configs; see `to_configs`.
+        captioners: `Captioner` objects, their ``describe()``, or names: model, revision, prompt and decoding of each
+            are shown beside the config of its name.
+        shear: The `Shear` that was applied, its ``describe()``, or a sentence about it.
+        template: The name of a template in ``cards/``, or the path of a Jinja file of your own; None is ``default``.
+        repo_id: The repository, for the code that loads it. `push_to_hub` fills it in where it is not known yet.
+        pretty_name: The title.
+        description: A paragraph about this data set.
+        source: Where pictures and raw captions come from: a Hub id, or words.
+        license: The licence of the captions, as the Hub abbreviates it: ``"cc-by-4.0"``.
+        languages: ISO 639 codes of the captions' languages.
+        tags: Further tags.
+        sample_rows: How many rows are shown.
+
+    Returns:
+        The card. ``str(card)`` is the README.
+
+    Raises:
+        UnknownNameError: There is no such template.
+        UsageError: The template is broken, or the configs' names are.
+
+    Source: arXiv 2311.18765 is what the card cites.
+
+    >>> from datasets import Dataset
+    >>> rows = Dataset.from_dict({"key": ["a"], "url": [None], "caption": ["<b>cat</b> | {{ dog }}"]})
+    >>> card = build_card({"raw": rows}, pretty_name="Cats", license="cc-by-4.0")
+    >>> card.data.configs[0]["default"], card.data.license, "<b>cat" in card.text, "{{" in card.text
+    (True, 'cc-by-4.0', False, False)
+    """
+    from datasets import Dataset
+    from huggingface_hub import DatasetCard, DatasetCardData
+
+    named: dict[str, dict[str, Any]] = {
+        name: {"train": rows} if isinstance(rows, Dataset) else dict(rows) for name, rows in configs.items()
+    }
+    check_config_names(named)
+    given = list(captioners) if isinstance(captioners, (list, tuple)) else [captioners]
+    facts = collect(named, given)
+    title = pretty_name or (repo_id.split("/")[-1] if repo_id else "Image captions by multimodal LLMs")
+    metadata: dict[str, Any] = {
+        "pretty_name": plain(title, 200),
+        "license": license,
+        "language": list(languages),
+        "task_categories": _TASKS,
+        "size_categories": [_size_category(max(fact.rows for fact in facts))],
+        "source_datasets": [source] if source and re.fullmatch(r"[\w.-]+/[\w.-]+", source) else None,
+        "tags": [*_TAGS, *(plain(tag, 100) for tag in tags)],
+        **config_metadata(_unwritten(named)),
+    }
+    data = DatasetCardData(**{key: value for key, value in scrub_values(metadata).items() if value is not None})
+    values = {
+        "title": title,
+        "description": description,
+        "source": source,
+        "license": license,
+        "repo_id": repo_id or REPO_PLACEHOLDER,
+        "configs": facts,
+        "captioned": [fact for fact in facts if fact.name not in (schema.ALL_CONFIG, schema.RAW_CONFIG)],
+        "shear": _shear_text(shear),
+        "split": next(iter(next(iter(named.values())))),
+        "samples": samples(named, sample_rows),
+        "version": __version__,
+        "settings": _settings,
+    }
+    body = scrub(_render(template, values))
+    return DatasetCard(f"---\n{data.to_yaml()}\n---\n\n{body.strip()}\n", ignore_metadata_errors=True)
+
+
+def template_path(template: str | Path | None = None) -> Path:
+    """The file of a card template.
+
+    Args:
+        template: A name in ``cards/``, a path, or None for ``default``.
+
+    Raises:
+        UnknownNameError: There is none.
+
+    >>> template_path("default").name
+    'default.md'
+    """
+    if isinstance(template, Path) or (template and template.endswith((".md", ".jinja", ".j2"))):
+        if Path(template).is_file():
+            return Path(template)
+        raise UsageError(f"no such card template: {template}.")
+    package = Path(__file__).parent
+    # In an installed package the templates lie inside it, in a checkout beside it.
+    homes = [home for home in (package / "_cards", package.parent / "cards") if home.is_dir()]
+    known = {file.stem: file for home in reversed(homes) for file in home.glob("*.md")}
+    name = template or "default"
+    if name not in known:
+        raise UnknownNameError("card template", name, known, "Or pass the path of a Jinja file.")
+    return known[name]
+
+
+def _render(template: str | Path | None, values: Mapping[str, Any]) -> str:
+    import jinja2
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from markupsafe import Markup
+
+    def safe(value: Any) -> Any:
+        if isinstance(value, (jinja2.Undefined, Markup)):  # an undefined value raises when it is printed
+            return value
+        return "" if value is None else inert(value)
+
+    environment = ImmutableSandboxedEnvironment(
+        finalize=safe,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    # For the code in a card, where character references would be shown as they are written.
+    environment.filters["code"] = lambda value: Markup(re.sub(r"[^A-Za-z0-9._+/-]", "", str(value)))
+    environment.filters["clip"] = lambda value, limit: None if value is None else plain(scrub(str(value)), limit)
+    path = template_path(template)
+    try:
+        return environment.from_string(path.read_text(encoding="utf-8")).render(**values)
+    except jinja2.TemplateError as error:
+        line = getattr(error, "lineno", None)
+        raise UsageError(f"card template {path.name}{f', line {line}' if line else ''}: {error}") from error
+
+
+def _unwritten(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, WrittenSplit]]:
+    """What is known of the files before they are written; `save_configs` puts the true sizes in."""
+    return {
+        name: {
+            split: WrittenSplit(published_features(dataset.features), len(dataset), dataset.data.nbytes)
+            for split, dataset in splits.items()
+        }
+        for name, splits in configs.items()
+    }
+
+
+def _size_category(rows: int) -> str:
+    """The Hub's name for a number of rows.
+
+    >>> _size_category(999), _size_category(1000), _size_category(2 * 10**12)
+    ('n<1K', '1K<n<10K', 'n>1T')
+    """
+    above = [label for size, label in _SIZES if rows >= size]
+    if not above:
+        return "n<1K"
+    if len(above) == len(_SIZES):
+        return "n>1T"
+    return f"{above[-1]}<n<{_SIZES[len(above)][1]}"
+
+
+def _shear_text(shear: object) -> str | None:
+    if shear is None or isinstance(shear, str):
+        return shear
+    settings = describe(shear)
+    rule = settings.pop("rule", None)
+    words = [f"rule {rule}"] if rule else []
+    return ", ".join([*words, *(f"{key} {value}" for key, value in settings.items())])
+
+
+def _settings(fact: ConfigFacts) -> str:
+    """A captioner's decoding and other settings in one line; parameters that change nothing are left out."""
+    settings = dict(fact.captioner)
+    decoding = settings.get("decoding")
+    if isinstance(decoding, Mapping):
+        idle = {**NEUTRAL, "sentence_stop": False}
+        parts = [f"{k}={v}" for k, v in decoding.items() if k == "do_sample" or k not in idle or v != idle[k]]
+    else:
+        parts = [str(decoding)] if decoding else []
+    rest = {key: value for key, value in settings.items() if key not in (*_SHOWN_ELSEWHERE, *_NOT_SHOWN)}
+    order = [*(key for key in _SETTING_ORDER if key in rest), *(key for key in rest if key not in _SETTING_ORDER)]
+    return ", ".join([*parts, *(f"{key}={rest[key]}" for key in order)])

@@ -1,0 +1,149 @@
+"""``hf-mllm-aug caption``: SOURCE in, a staged data set out."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hf_mllm_aug import schema
+from hf_mllm_aug.commands import quiet
+from hf_mllm_aug.commands.options import (
+    DebugOption,
+    ImageColumnOption,
+    Images,
+    MaxSamplesOption,
+    OutOption,
+    RuleOption,
+    SplitOption,
+)
+from hf_mllm_aug.commands.terminal import count, say
+from hf_mllm_aug.errors import CaptionError
+from hf_mllm_aug.loaders.picture_folder import SUFFIXES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from datasets import Dataset
+
+    from hf_mllm_aug import Captioner
+
+_REASONS_SHOWN = 5
+
+
+def caption(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="A folder of pictures, a staged or saved data set, a .json of pairs, a Hub id."
+        ),
+    ],
+    captioner: Annotated[
+        list[str],
+        typer.Option("--captioner", metavar="NAME", help="See `models`. Repeat it for several captions a picture."),
+    ],
+    out: OutOption,
+    split: SplitOption = None,
+    image_column: ImageColumnOption = None,
+    max_samples: MaxSamplesOption = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option("--batch-size", min=1, help="Pictures a model call; the captioner's own number if not given."),
+    ] = None,
+    images: Annotated[
+        Images, typer.Option("--images", help="embed = the pictures travel in the config `all`; none = captions only.")
+    ] = "none",
+    keep_unsheared: Annotated[
+        bool, typer.Option("--keep-unsheared", help="Keep what each captioner generated, in columns generated_*.")
+    ] = False,
+    rule: RuleOption = "sentence",
+    debug: DebugOption = False,
+) -> None:
+    """Caption the pictures of SOURCE into a staged data set.
+
+    The captions are sheared, and staged as a Hub data set of several configs with its card. A picture that cannot be
+    captioned gets a null caption and a reason; no other row is affected.
+    """
+    from hf_mllm_aug import Augment, Shear, build_card, save_configs, to_configs
+    from hf_mllm_aug.configs import check_config_names, config_name
+    from hf_mllm_aug.sources import is_hub_id, open_source
+    from hf_mllm_aug.staged import check_free, keep_record
+
+    # Whatever can be refused is refused before the work, so that no caption is lost to it.
+    check_free(out)
+    augment = Augment(captioner, shear=Shear(rule=rule), keep_unsheared=keep_unsheared, batch_size=batch_size)
+    check_config_names([config_name(member.label) for member in augment.members])
+    with quiet.progress(wanted=False):
+        rows = open_source(source, split=split, image_column=image_column, max_samples=max_samples)
+        if schema.KEY in rows.column_names:
+            to_configs(rows.select_columns([schema.KEY]))
+    say(f"{count(len(rows), 'picture')} of {source}, captioned by {', '.join(captioner)}")
+
+    start = time.perf_counter()
+    with quiet.progress(wanted=True):
+        rows = rows.map(
+            augment,
+            batched=True,
+            batch_size=4 * max(member.micro_batch for member in augment.members),
+            features=augment.features(rows.features),
+            desc="captioning",
+        )
+    seconds = time.perf_counter() - start
+    for member in augment.members:
+        _show_outcome(rows, member)
+    say(f"{len(rows) / seconds:,.1f} images/s in {seconds:,.1f} s, loading the models included")
+
+    with quiet.progress(wanted=False):
+        configs = to_configs(rows, captioners=list(augment.members), images=images)
+        card = build_card(
+            configs,
+            captioners=list(augment.members),
+            shear=augment.shear,
+            source=source if is_hub_id(source) else None,
+        )
+        keep_record(card, augment.describe())
+        save_configs(configs, out, card=card, split=str(rows.split or "train"))
+    show_staged(out, {name: len(config) for name, config in configs.items()})
+
+
+def _show_outcome(rows: Dataset, captioner: Captioner) -> None:
+    """Say how many captions there are, and why the others are missing; none at all is an error."""
+    failures = [reason for reason in rows[captioner.error_column] if reason is not None]
+    reasons = Counter(_reason(failure) for failure in failures)
+    if failures and len(failures) == len(rows):
+        reason, times = reasons.most_common(1)[0]
+        raise CaptionError(
+            f"{captioner.label} captioned none of {count(len(rows), 'picture')}; {times:,} times: {reason}. "
+            "Nothing was staged."
+        )
+    say(f"{captioner.label}: {len(rows) - len(failures):,} captioned, {len(failures):,} failed")
+    for reason, times in reasons.most_common(_REASONS_SHOWN):
+        say(f"  {times:,} x {reason}")
+    if len(reasons) > _REASONS_SHOWN:
+        say(f"  and {len(reasons) - _REASONS_SHOWN:,} other reasons, in the column {captioner.error_column}")
+
+
+def _reason(failure: str) -> str:
+    """A failure's reason without the picture's name, so that equal reasons are counted together.
+
+    >>> _reason("a.jpg: not a picture"), _reason("the model wrote nothing")
+    ('not a picture', 'the model wrote nothing')
+    """
+    name, _, reason = failure.partition(": ")
+    return reason if reason and PurePath(name).suffix.lower() in SUFFIXES else failure
+
+
+def show_staged(folder: Path, sizes: Mapping[str, int]) -> None:
+    """Say where a staged data set lies, what is in it, and how to publish it.
+
+    Args:
+        folder: The staged folder.
+        sizes: Rows by config.
+    """
+    say(f"staged in {folder}: " + ", ".join(f"{name} ({count(size, 'row')})" for name, size in sizes.items()))
+    say(f"card: {folder / 'README.md'}")
+    say(f"next: hf-mllm-aug publish {folder} OWNER/NAME")

@@ -1,0 +1,162 @@
+"""What a person names as SOURCE on the command line, opened as a `datasets.Dataset` of schema rows.
+
+A SOURCE is a folder of pictures, a staged or saved data set, a JSON list of pictures and captions, or a Hub id.
+Pictures stay undecoded here, so that one that cannot be decoded is a row with a reason later, not the end of the run.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_mllm_aug.errors import ColumnError, UsageError
+from hf_mllm_aug.loaders.picture_folder import load_picture_folder
+from hf_mllm_aug.schema import CAPTION, IMAGE, KEY, URL
+from hf_mllm_aug.staged import is_staged, open_staged, picture_columns
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+KINDS = (
+    "a folder of pictures, a staged or saved data set, a .json list of pictures and captions, or a Hub id (OWNER/NAME)"
+)
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_KEY_NAMES = (KEY, "__key__")
+_URL_NAMES = (URL, "image_url", "__url__")
+_CAPTION_NAMES = (CAPTION, "text", "txt")
+
+
+def open_source(
+    source: str, *, split: str | None = None, image_column: str | None = None, max_samples: int | None = None
+) -> Dataset:
+    """Open a SOURCE as rows of key (if it has one), image (undecoded), url, caption, then its other columns.
+
+    Args:
+        source: A path or a Hub id; see the module's docstring.
+        split: The split to read where there are several; by default ``train``, or the only one.
+        image_column: The column with the pictures; by default ``image``, or the only column of pictures.
+        max_samples: Read no more rows than this. A Hub data set is then streamed, so that no more of it is fetched.
+
+    Raises:
+        UsageError: The source is none of the kinds, or has no such split.
+        ColumnError: There is no column of pictures, or not that one.
+        FormatError: The source breaks its format, or holds no pictures.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        dataset = _open_folder(path, split)
+    elif path.suffix in (".json", ".jsonl") and (path.is_file() or glob.has_magic(source)):
+        from hf_mllm_aug.loaders.pairs import load_pairs
+
+        # As beside any other list of files: relative paths start from where the list lies.
+        dataset = load_pairs(path, image_root=None if glob.has_magic(str(path.parent)) else path.parent)
+    elif path.exists():
+        raise UsageError(f"cannot read {source} as a source: it should be {KINDS}.")
+    elif is_hub_id(source):
+        dataset = _open_hub(source, split, max_samples)
+    else:
+        raise UsageError(f"no such file or folder: {source}. A source is {KINDS}.")
+    if max_samples is not None:
+        dataset = dataset.select(range(min(max_samples, len(dataset))))
+    return _conform(dataset, image_column)
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a SOURCE is an OWNER/NAME on the Hub, and not something on this machine.
+
+    >>> is_hub_id("google-research-datasets/conceptual_captions"), is_hub_id("photos")
+    (True, False)
+    """
+    return _HUB_ID.fullmatch(source) is not None and not Path(source).exists()
+
+
+def _open_folder(path: Path, split: str | None) -> Dataset:
+    from datasets import load_from_disk
+
+    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        saved = load_from_disk(str(path))
+        return saved[_pick_split(split, list(saved), str(path))] if isinstance(saved, dict) else saved
+    if is_staged(path):
+        splits = open_staged(path).open()
+        return splits[_pick_split(split, list(splits), str(path))]
+    return load_picture_folder(path)
+
+
+def _open_hub(repo_id: str, split: str | None, max_samples: int | None) -> Dataset:
+    from datasets import Dataset, get_dataset_split_names, load_dataset
+
+    split = _pick_split(split, get_dataset_split_names(repo_id), repo_id)
+    if max_samples is None:
+        return load_dataset(repo_id, split=split)
+    stream = _undecoded(load_dataset(repo_id, split=split, streaming=True)).take(max_samples)
+    return Dataset.from_list(list(stream), features=stream.features)
+
+
+def _pick_split(wanted: str | None, present: list[str], where: str) -> str:
+    if wanted is None and len(present) == 1:
+        return present[0]
+    if (wanted or "train") in present:
+        return wanted or "train"
+    problem = f"has no split {wanted!r}; it has" if wanted else "has several splits; choose one with --split"
+    raise UsageError(f"{where} {problem}: {', '.join(present)}.")
+
+
+def _undecoded(dataset: Any) -> Any:
+    """Turn off decoding in every column of pictures."""
+    from datasets import Image
+
+    for column in picture_columns(dataset.features):
+        dataset = dataset.cast_column(column, Image(decode=False))
+    return dataset
+
+
+def _conform(dataset: Dataset, image_column: str | None) -> Dataset:
+    """Bring any data set with pictures to the schema's columns; its other columns follow them.
+
+    A key that is missing stays missing: `to_configs` makes one from the row's content, which a row's number is not.
+    """
+    from datasets import Image, Value
+
+    chosen = _choose_image_column(dataset.features, image_column)
+    if chosen != IMAGE and IMAGE in dataset.column_names:
+        dataset = dataset.remove_columns(IMAGE)
+    dataset = dataset.cast_column(chosen, Image(decode=False))
+    if chosen != IMAGE:
+        dataset = dataset.rename_column(chosen, IMAGE)
+    for column, names in ((KEY, _KEY_NAMES), (URL, _URL_NAMES), (CAPTION, _CAPTION_NAMES)):
+        dataset = _adopt(dataset, column, names)
+    for column in (URL, CAPTION):
+        if column not in dataset.column_names:
+            dataset = dataset.add_column(column, [None] * len(dataset), feature=Value("string"))
+    first = [name for name in (KEY, IMAGE, URL, CAPTION) if name in dataset.column_names]
+    return dataset.select_columns([*first, *(name for name in dataset.column_names if name not in first)])
+
+
+def _choose_image_column(features: Features, wanted: str | None) -> str:
+    from datasets import Image, Value
+
+    name = wanted or IMAGE
+    if name not in features:
+        pictures = picture_columns(features)
+        if wanted is None and len(pictures) == 1:
+            return pictures[0]
+        raise ColumnError(name, features, "name the column that holds the pictures with --image-column")
+    feature = features[name]
+    if isinstance(feature, Image) or feature in (Value("string"), Value("binary")):
+        return name
+    raise UsageError(f"column {name!r} holds {feature}, not pictures. Name another with --image-column.")
+
+
+def _adopt(dataset: Dataset, column: str, names: tuple[str, ...]) -> Dataset:
+    """Rename the first of ``names`` that the data set has to ``column``, as strings."""
+    from datasets import Value
+
+    found = next((name for name in names if isinstance(dataset.features.get(name), Value)), None)
+    if found is None:
+        return dataset
+    if found != column:
+        dataset = dataset.rename_column(found, column)
+    return dataset if dataset.features[column] == Value("string") else dataset.cast_column(column, Value("string"))

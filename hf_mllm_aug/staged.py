@@ -1,0 +1,112 @@
+"""A staged folder (the Hub repository to be, as `save_configs` writes it), read again by the commands that need one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_mllm_aug import schema
+from hf_mllm_aug.errors import FormatError, OutputExistsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from datasets import DatasetDict
+    from huggingface_hub import DatasetCard
+
+README = "README.md"
+
+# Where the card's YAML keeps what made the captions (`Augment.describe()`), so that a later command still knows it.
+_RECORD = "hf_mllm_aug"
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A staged folder.
+
+    Args:
+        folder: Where it lies.
+        card: Its card.
+        config_names: The configs that the card lists, in their order.
+        record: What made the captions, as `Augment.describe` says it; empty where the card does not say.
+    """
+
+    folder: Path
+    card: DatasetCard
+    config_names: list[str]
+    record: dict[str, Any] = field(default_factory=dict)
+
+    def open(self, config: str = schema.ALL_CONFIG) -> DatasetDict:
+        """Read a config: its splits, with pictures undecoded.
+
+        Raises:
+            FormatError: There is no such config.
+        """
+        from datasets import Image, load_dataset
+
+        if config not in self.config_names:
+            raise FormatError(f"{self.folder} has no config {config!r}; it has: {', '.join(self.config_names)}.")
+        splits = load_dataset(str(self.folder), config)
+        for column in picture_columns(next(iter(splits.values())).features):
+            splits = splits.cast_column(column, Image(decode=False))
+        return splits
+
+    def captioners(self, columns: list[str]) -> list[Any]:
+        """The captioners of caption columns: what the card says of each, else its config's name."""
+        described = {schema.caption_column(item["name"]): item for item in self.record.get("captioners") or []}
+        named = {schema.caption_column(name): name for name in self.config_names}
+        return [described.get(column) or named[column] for column in columns if column in described or column in named]
+
+
+def open_staged(folder: str | Path) -> Staged:
+    """Open a staged folder.
+
+    Raises:
+        FormatError: It is none: there is no card that lists configs.
+    """
+    from huggingface_hub import DatasetCard
+
+    path = Path(folder)
+    if not path.is_dir():
+        raise FormatError(f"no such folder: {path}. Stage a data set there with: hf-mllm-aug caption ... --out {path}")
+    if not is_staged(path):
+        raise FormatError(f"{path} is not a staged data set: no {README} that lists configs. Stage one with: caption.")
+    card = DatasetCard.load(path / README, ignore_metadata_errors=True)
+    names = [str(config["config_name"]) for config in card.data.get("configs") or []]
+    return Staged(path, card, names, dict(card.data.get(_RECORD) or {}))
+
+
+def is_staged(folder: str | Path) -> bool:
+    """Whether a folder is a Hub data-set repository to be: its card lists configs."""
+    readme = Path(folder) / README
+    return readme.is_file() and any(
+        line.startswith("configs:") for line in readme.read_text(encoding="utf-8", errors="replace").splitlines()
+    )
+
+
+def keep_record(card: DatasetCard, record: Mapping[str, Any]) -> None:
+    """Put what made the captions into a card's YAML.
+
+    Args:
+        card: The card, changed in place.
+        record: What `Augment.describe` says.
+    """
+    card.data[_RECORD] = dict(record)
+
+
+def check_free(folder: Path) -> None:
+    """Refuse an output folder that has something in it, before any work is done for it.
+
+    Raises:
+        OutputExistsError: It has, or it is a file.
+    """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise OutputExistsError(f"{folder} exists and is not empty. Choose another --out, or remove it first.")
+
+
+def picture_columns(features: Mapping[str, Any]) -> list[str]:
+    """The columns of pictures."""
+    from datasets import Image
+
+    return [name for name, feature in features.items() if isinstance(feature, Image)]

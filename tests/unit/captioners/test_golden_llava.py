@@ -1,0 +1,106 @@
+"""The transformers engine computes what the paper's own LLaVA code computes: recorded cases, tiny random weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hf_mllm_aug.captioners import Captioner
+from hf_mllm_aug.captioners.engine import Request
+from hf_mllm_aug.captioners.processors import SegmentPrompter
+from hf_mllm_aug.shearing import shear
+
+GOLDEN = Path(__file__).parents[2] / "fixtures" / "golden_llava"
+EXPECTED = json.loads((GOLDEN / "expected.json").read_text())
+PIECES = json.loads((GOLDEN / "pieces.json").read_text())
+CASES = [(case, row) for case in EXPECTED["cases"] for row in range(3)]
+
+
+class RecordedTokenizer:
+    """Gives the recorded ids of the prompt's halves, and joins recorded pieces."""
+
+    bos_token_id, eos_token_id, pad_token_id = 1, 2, 158
+
+    def __init__(self, halves: dict[str, list[int]]) -> None:
+        self._halves = halves
+
+    def __call__(self, text: str) -> dict[str, list[int]]:
+        return {"input_ids": self._halves[text]}
+
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+        return [PIECES["pieces"][token] for token in ids]
+
+    def get_vocab(self) -> dict[str, int]:
+        return {piece: token for token, piece in enumerate(PIECES["pieces"])}
+
+    def decode(self, ids: Sequence[int], **options: Any) -> str:
+        return "".join(PIECES["pieces"][token] for token in ids if token not in PIECES["special_ids"])
+
+
+class RecordedPixels:
+    """An image processor that gives the recorded pixels: the pictures are their numbers."""
+
+    def __init__(self, pixels: torch.Tensor) -> None:
+        self._pixels = pixels
+
+    def __call__(self, images: list[Any], return_tensors: str) -> dict[str, torch.Tensor]:
+        return {"pixel_values": self._pixels[torch.tensor(images)]}
+
+
+@pytest.fixture(scope="module")
+def inputs() -> dict[str, torch.Tensor]:
+    return dict(load_file(GOLDEN / "inputs.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    from transformers import AutoModelForImageTextToText
+
+    kind: Any = AutoModelForImageTextToText
+    return kind.from_pretrained(GOLDEN / "checkpoint", dtype=torch.float32).eval()
+
+
+def prompter_of(model: Any, inputs: dict[str, torch.Tensor], case: str, row: int) -> SegmentPrompter:
+    halves = {half: inputs[f"{case}.chunk_{half}.{row}"].tolist() for half in ("before", "after")}
+    return SegmentPrompter(RecordedPixels(inputs["pixel_values"]), RecordedTokenizer(halves), model.config)
+
+
+def request() -> Request:
+    captioner = Captioner("llava-1.5")
+    return Request("before<image>after", captioner.decoding, captioner.max_new_tokens, 0, False, "en")
+
+
+@pytest.mark.parametrize(("case", "row"), CASES)
+def test_ids_and_captions_are_the_originals(case: str, row: int, model: Any, inputs: dict[str, torch.Tensor]) -> None:
+    from hf_mllm_aug.captioners.transformers_engine import TransformersEngine
+
+    prompter = prompter_of(model, inputs, case, row)
+    real = inputs[f"{case}.attention_mask"][row].bool()
+    ids = prompter.inputs([row], "before<image>after")["input_ids"]  # type: ignore[list-item]
+    assert ids[0].tolist() == inputs[f"{case}.input_ids"][row][real].tolist()
+    (text,) = TransformersEngine(model, prompter).generate([row], [""], request())  # type: ignore[list-item]
+    greedy = EXPECTED["cases"][case]["greedy_ids"][row]
+    assert text == prompter.tokenizer.decode(greedy).strip()
+    assert isinstance(text, str)
+    assert shear(text, rule="seed") == EXPECTED["cases"][case]["captions"][row]
+
+
+def test_a_batch_gives_what_its_rows_give(model: Any, inputs: dict[str, torch.Tensor]) -> None:
+    from hf_mllm_aug.captioners.transformers_engine import TransformersEngine
+
+    prompter = prompter_of(model, inputs, "uniform", 0)
+    texts = TransformersEngine(model, prompter).generate([0, 1, 2], ["", "", ""], request())  # type: ignore[list-item]
+    expected = [prompter.tokenizer.decode(ids).strip() for ids in EXPECTED["cases"]["uniform"]["greedy_ids"]]
+    assert texts == expected
+
+
+@pytest.mark.parametrize("case", PIECES["caption_cases"])
+def test_the_seeds_rule_on_recorded_tokens(case: dict[str, Any]) -> None:
+    text = RecordedTokenizer({}).decode(case["ids"]).strip()
+    assert shear(text, rule="seed") == case["caption"].strip()
