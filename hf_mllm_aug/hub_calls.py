@@ -135,7 +135,7 @@ def explain(error: BaseException, repo_id: str, endpoint: str) -> str:
             "log in with `hf auth login`, or pass a token that may write there"
         )
     if status == 404:
-        return f"the Hub does not know {repo_id}, or not the revision asked for (404)"
+        return f"the Hub does not know {repo_id}, or not what was asked for there (404): {_short(error)}"
     if status in CONFLICTS:
         return f"others kept publishing to {repo_id} at the same time ({status})"
     if status is not None:

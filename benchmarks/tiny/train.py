@@ -46,8 +46,8 @@ LENGTH = 22  # tokens said at most in training; the second sentences of a few ar
 class Drawings(torch.utils.data.IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
     """The training pictures with their words; the held-out ones are not read."""
 
-    def __init__(self, pictures: Path, teacher: Path, stamp_weight: float, batch: int, seed: int) -> None:
-        self.batch, self.seed = batch, seed
+    def __init__(self, pictures: Path, teacher: Path, stamp_weight: float, batch: int, seed: int, strength: float) -> None:
+        self.batch, self.seed, self.strength = batch, seed, strength
         with np.load(pictures) as archive:
             train = ~archive["held_out"]
             self.pixels = torch.from_numpy(archive["pixels"][train])
@@ -73,7 +73,7 @@ class Drawings(torch.utils.data.IterableDataset[tuple[torch.Tensor, torch.Tensor
         while True:
             rows = torch.multinomial(self.weights, self.batch, True)
             rgba = self.pixels[rows].permute(0, 3, 1, 2).float() / 255
-            yield rows, normalise(distort(rgba, self.may_flip[rows]))
+            yield rows, normalise(distort(rgba, self.may_flip[rows], self.strength))
 
 
 class Trainer:
@@ -178,7 +178,7 @@ class Trainer:
 
 
 def train(args: argparse.Namespace) -> None:
-    drawings = Drawings(args.pictures, args.teacher, args.stamp_weight, args.batch, args.seed)
+    drawings = Drawings(args.pictures, args.teacher, args.stamp_weight, args.batch, args.seed, args.strength)
     trainer = Trainer(drawings, args.seed)
     size = sum(parameter.numel() for parameter in trainer.model.parameters())
     log.info("%d drawings, %d classes, %.2f M parameters", len(drawings.targets), drawings.n_classes, size / 1e6)
@@ -248,6 +248,7 @@ def main() -> None:
     parser.add_argument("--classify", type=float, default=1.0, help="weight of the class loss")
     parser.add_argument("--imitate", type=float, default=1.0, help="weight of the ImageNet loss")
     parser.add_argument("--stamp-weight", type=float, default=3.0, help="how often a stamp is drawn, an emoji being 1")
+    parser.add_argument("--strength", type=float, default=0.6, help="of the distortions, 0 to 1")
     parser.add_argument("--seed", type=int, default=0)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     train(parser.parse_args())

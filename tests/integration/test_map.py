@@ -30,6 +30,9 @@ BAD = {
 }
 ODD = ["02_cmyk.jpg", "05_alpha.png", "08_one_pixel.png", "11_animated.gif", "14_exif.jpg"]
 
+# Pillow warns about the EXIF that is broken on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+
 
 def _noise(number: int) -> Image.Image:
     squares = np.random.default_rng(number).integers(0, 256, (4, 5, 3), dtype=np.uint8)

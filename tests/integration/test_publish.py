@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -215,10 +216,11 @@ except PublishError as error:
 def test_killed_publisher_leaves_the_old_head(hub: LoopbackHub, client: Any) -> None:
     client('push_to_hub(rows(), "me/x"); say()')
     head = revisions(hub)
+    sent = sum(hub.uploads.values())
     hub.inject("/commit/", "slow", seconds=3)
     process = client.start('push_to_hub(rows(n=50), "me/x"); say()')
-    while not any("/_lfs/" in path for _, path, _ in hub.requests[-3:]) and process.poll() is None:
-        pass
+    while sum(hub.uploads.values()) == sent and process.poll() is None:
+        time.sleep(0.02)
     process.kill()
     process.communicate()
     assert revisions(hub)[-2:] == head, "history was rewritten"

@@ -16,6 +16,9 @@ from PIL import Image, ImageFile, ImageOps
 from hf_mllm_aug.errors import ImageError
 from hf_mllm_aug.images import to_rgb
 
+# Pillow warns about the EXIF that the tests break on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()

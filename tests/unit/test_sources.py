@@ -8,8 +8,10 @@ from datasets import Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from hf_mllm_aug.errors import ColumnError, UsageError
+from hf_mllm_aug import build_card, save_configs, to_configs
+from hf_mllm_aug.errors import ColumnError, FormatError, UsageError
 from hf_mllm_aug.sources import open_source
+from hf_mllm_aug.staged import keep_record, open_staged
 
 
 def _png() -> bytes:
@@ -29,6 +31,38 @@ def _saved(folder: Path, column: str = "image", **columns: list[object]) -> str:
 def test_a_folder_of_pictures(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(_png())
     assert open_source(str(tmp_path))["key"] == ["a.png"]
+
+
+def test_a_list_of_pairs_whose_paths_start_where_it_lies(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(_png())
+    (tmp_path / "pairs.json").write_text('[{"image": "a.png", "caption": "0"}]')
+    rows = open_source(str(tmp_path / "pairs.json"))
+    assert (rows["key"][:], rows["caption"][:]) == (["a.png"], ["0"])
+    assert Path(rows[0]["image"]["path"]) == tmp_path / "a.png"
+
+
+def test_a_staged_folder_is_read_by_its_config_with_all_columns(tmp_path: Path) -> None:
+    data = {"key": ["a"], "caption": ["raw"], "caption_otter": ["new"]}
+    features = Features({**{name: Value("string") for name in data}, "image": ImageFeature()})
+    rows = Dataset.from_dict({**data, "image": [{"path": None, "bytes": _png()}]}, features=features)
+    save_configs(to_configs(rows, captioners="otter", images="embed"), tmp_path / "staged")
+    opened = open_source(str(tmp_path / "staged"))
+    assert opened.column_names == ["key", "image", "url", "caption", "caption_otter"]
+    assert opened[0]["image"]["bytes"] == _png()
+
+
+def test_a_staged_folder_knows_its_captioners_by_its_card_or_by_its_configs(tmp_path: Path) -> None:
+    rows = Dataset.from_dict({"key": ["a"], "caption": ["raw"], "caption_llava_1_5": ["new"], "caption_otter": ["too"]})
+    configs = to_configs(rows, captioners=["llava-1.5", "otter"])
+    card = build_card(configs)
+    keep_record(card, {"captioners": [{"name": "otter", "prompt": "What is it?"}]})
+    save_configs(configs, tmp_path / "staged", card=card)
+    staged = open_staged(tmp_path / "staged")
+    assert staged.config_names == ["all", "raw", "llava-1.5", "otter"]
+    found = staged.captioners(["caption_llava_1_5", "caption_otter", "caption_unknown"])
+    assert found == ["llava-1.5", {"name": "otter", "prompt": "What is it?"}]
+    with pytest.raises(FormatError, match="no config 'qwen'; it has: all, raw, llava-1.5, otter"):
+        staged.open("qwen")
 
 
 def test_a_saved_data_set_gets_the_columns_of_the_schema_and_keeps_its_own(tmp_path: Path) -> None:
