@@ -1,7 +1,7 @@
 """Give every picture of an image-text data set captions by several multimodal LLMs, sheared to web-caption style.
 
-The public names are loaded when first used, so that ``import hf_mllm_aug`` stays fast. No module bears the name of a public
-function (`shearing` holds `shear`): importing a submodule would otherwise put the module in the function's place.
+The public names are loaded when first used, so that ``import hf_mllm_aug`` stays fast. No module bears the name of a
+public function (`shearing` holds `shear`): importing a submodule would otherwise put the module in its place.
 """
 
 from __future__ import annotations

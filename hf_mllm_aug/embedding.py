@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hf_mllm_aug import schema
+from hf_mllm_aug.checkpoints import refuse_foreign_code
 from hf_mllm_aug.errors import (
     AugError,
     CheckpointError,
@@ -79,7 +80,8 @@ class DualEncoder:
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
         name = os.fspath(model)
-        source = str(_EMBEDDED / name) if name.startswith("tiny-") and (_EMBEDDED / name).is_dir() else name
+        embedded = _EMBEDDED / name.removeprefix("tiny-")
+        source = str(embedded) if name.startswith("tiny-") and embedded.is_dir() else name
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         precision = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
         if not isinstance(precision, torch.dtype):
@@ -87,7 +89,7 @@ class DualEncoder:
                 f"dtype is {dtype!r}: give the name of a float type of torch, such as 'float32' or 'bfloat16'"
             )
         try:
-            _refuse_foreign_code(source, name, revision)
+            refuse_foreign_code(source, name, revision)
             auto_model: Any = AutoModel
             auto_processor: Any = AutoImageProcessor
             network = auto_model.from_pretrained(source, revision=revision, dtype=precision).eval()
@@ -146,18 +148,6 @@ class DualEncoder:
 
     def _placed(self, values: torch.Tensor) -> torch.Tensor:
         return values.to(self.model.device, self.model.dtype if values.is_floating_point() else None)
-
-
-def _refuse_foreign_code(source: str, name: str, revision: str | None) -> None:
-    """Refuse before transformers would ask on the terminal whether to run a repository's code."""
-    from transformers import CONFIG_MAPPING, PretrainedConfig
-
-    settings, _ = PretrainedConfig.get_config_dict(source, revision=revision)
-    kind = settings.get("model_type")
-    if kind not in CONFIG_MAPPING:
-        raise CheckpointError(
-            f"{name}: transformers has no model type {kind!r}, and this library runs no code from a repository"
-        )
 
 
 def _pooled(features: Any) -> torch.Tensor:

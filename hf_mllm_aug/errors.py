@@ -51,6 +51,10 @@ class UnknownNameError(UsageError):
         super().__init__(f"unknown {kind} {name!r}: {offer}Known: {', '.join(names)}.{tail}")
         self.name = name
         self.nearest = near[0] if near else None
+        self._arguments = (kind, name, names, hint)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), self._arguments)
 
 
 class ColumnError(AugError, KeyError):
@@ -115,9 +119,7 @@ class MissingExtraError(AugError, ImportError):
     """
 
     def __init__(self, extra: str, package: str) -> None:
-        super().__init__(
-            f"{package} is not installed; run: pip install 'hf-mllm-aug[{extra}]'", name=package
-        )
+        super().__init__(f"{package} is not installed; run: pip install 'hf-mllm-aug[{extra}]'", name=package)
         self.extra = extra
 
     def __reduce__(self) -> tuple[object, ...]:

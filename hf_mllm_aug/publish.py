@@ -70,6 +70,13 @@ def push_to_hub(
         PublishError: The release did not happen, or its files are not what was sent; the message says which, and
             names the staged folder, with which it can be tried again.
         UsageError: The arguments contradict each other.
+
+    ``push_to_hub(save_configs(configs, "release"), "me/photos-captioned").commit_url`` is the address of the release.
+
+    >>> push_to_hub("release", "not a name")
+    Traceback (most recent call last):
+    ...
+    hf_mllm_aug.errors.PublishError: 'not a name' cannot name a repository: use OWNER/NAME. Nothing was published.
     """
     _check(configs, repo_id, card, revision, create_pr)
     if isinstance(configs, (str, Path)):

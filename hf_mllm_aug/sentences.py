@@ -16,7 +16,6 @@ What is added to `sentencex`, each for text that captions have:
 - A stop inside a web address, a file name or a dotted abbreviation (``Node.JS``, ``U.S.A``) is no end.
 - English: titles (``Mr. Will Smith``, ``Dr. Who``) and abbreviations of amount (``approx. 5``) go on.
 """
-# ruff: noqa: RUF001 - the other scripts' stops and quotes are what this module is about
 
 from __future__ import annotations
 

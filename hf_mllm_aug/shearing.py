@@ -35,7 +35,7 @@ _DANGLING_WORDS = """
     against for about like than is are was were be been being has have had which who whose where when very some
 """
 _DANGLING = frozenset(_DANGLING_WORDS.split())
-_DANGLING_MARKS = ",;:-–—/&+=(<[{“„«‹‘「『《（【、，；：·|~"  # noqa: RUF001
+_DANGLING_MARKS = ",;:-–—/&+=(<[{“„«‹‘「『《（【、，；：·|~"
 
 
 def shear(

@@ -196,7 +196,7 @@ def pixels(picture: Picture) -> bytes | None:
 
 
 def collect(root: Path, out: Path) -> dict[str, int]:
-    """Draw every picture and write ``out``: pixels (n, SIZE, SIZE, 4) uint8 and its columns; returns counts by source."""
+    """Draw every picture into ``out``, pixels (n, SIZE, SIZE, 4) uint8 and columns; returns counts by source."""
     pictures = [*emoji(root / "npm"), *stamps(root / "deb")]
     with concurrent.futures.ProcessPoolExecutor() as pool:
         drawn = list(pool.map(pixels, pictures, chunksize=64))

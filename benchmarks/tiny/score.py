@@ -27,7 +27,8 @@ from benchmarks.tiny.pictures import HELD_OUT_VENDOR
 from benchmarks.tiny.texts import label
 from hf_mllm_aug import Augment, Captioner
 
-FUNCTION_WORDS = frozenset("a an and at by for from in is it its of on or that the this to with".split())
+_FUNCTION_WORDS = "a an and at by for from in is it its of on or that the this to with"
+FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split(" "))
 
 
 def content_words(text: str) -> set[str]:

@@ -6,8 +6,9 @@
     python -m benchmarks.tiny.score --pictures /tmp/pictures.npz --model /tmp/tiny-llava
 
 One loss is the captioner's own: the next token of the label and, with less weight, of a second sentence that says what
-the picture is filed under. Two more act on the class token alone and are thrown away afterwards: the label as one of some
-2,600 classes, and the features that an ImageNet network sees in the clean picture. Held-out pictures are never loaded.
+the picture is filed under. Two more act on the class token alone and are thrown away afterwards: the label as one of
+some 2,400 classes, and the features that an ImageNet network sees in the clean picture. Held-out pictures are never
+loaded.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ log = logging.getLogger("tiny.train")
 # A mirror image of these means something else, or does not exist.
 ONE_WAY = (
     "flag", "arrow", "alphanum", "keycap", "geometric", "symbol", "zodiac", "time", "hand", "av", "currency", "math",
-    "punctuation", "warning", "gender", "religion", "money", "alphabets", "music", "roadsigns", "book", "writing", "sign",
+    "punctuation", "warning", "gender", "religion", "money", "alphabets", "music", "roadsigns", "book", "writing",
+    "sign",
 )  # fmt: skip
 
 
@@ -46,7 +48,9 @@ LENGTH = 22  # tokens said at most in training; the second sentences of a few ar
 class Drawings(torch.utils.data.IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
     """The training pictures with their words; the held-out ones are not read."""
 
-    def __init__(self, pictures: Path, teacher: Path, stamp_weight: float, batch: int, seed: int, strength: float) -> None:
+    def __init__(
+        self, pictures: Path, teacher: Path, stamp_weight: float, batch: int, seed: int, strength: float
+    ) -> None:
         self.batch, self.seed, self.strength = batch, seed, strength
         with np.load(pictures) as archive:
             train = ~archive["held_out"]
@@ -61,7 +65,9 @@ class Drawings(torch.utils.data.IterableDataset[tuple[torch.Tensor, torch.Tensor
         self.n_classes = len(classes)
         self.may_flip = torch.tensor(
             [
-                not any(word in category for word in ONE_WAY) and "left" not in name.lower() and "right" not in name.lower()
+                not any(word in category for word in ONE_WAY)
+                and "left" not in name.lower()
+                and "right" not in name.lower()
                 for category, name in zip(categories, labels, strict=True)
             ]
         )
@@ -112,7 +118,7 @@ class Trainer:
         return [*self.model.parameters(), *self.classify.parameters(), *self.imitate.parameters()]
 
     def optimizers(self, rate: float) -> list[torch.optim.Optimizer]:
-        """Muon for the matrices of the vision tower's layers, AdamW for all else; ``pace`` is each group's share of the rate."""
+        """Muon for the matrices of the vision tower's layers, AdamW for all else; ``pace`` scales a group's rate."""
         matrices = [
             parameter
             for name, parameter in self.model.named_parameters()
@@ -124,7 +130,11 @@ class Trainer:
         decayed = [parameter for parameter in others if parameter.ndim >= 2]
         return [
             torch.optim.Muon(
-                [{"params": matrices, "pace": 2.0}], lr=rate, weight_decay=0.05, ns_steps=4, adjust_lr_fn="match_rms_adamw"
+                [{"params": matrices, "pace": 2.0}],
+                lr=rate,
+                weight_decay=0.05,
+                ns_steps=4,
+                adjust_lr_fn="match_rms_adamw",
             ),
             torch.optim.AdamW(
                 [

@@ -2,9 +2,9 @@
 
     python -m benchmarks.tiny.train_clip --pictures /tmp/pictures.npz --llava /tmp/tiny-llava --out /tmp/tiny-clip
 
-Its picture tower is a copy of tiny-llava's and stays as it is; a projection of it and a text tower are trained to match a
-picture and its label (CLIP, arXiv 2103.00020). Drawings of one concept by several hands share a label: all of them in a
-batch count as right. Held-out pictures are never loaded.
+Its picture tower is a copy of tiny-llava's and stays as it is; a projection of it and a text tower are trained to match
+a picture and its label (CLIP, arXiv 2103.00020). Drawings of one concept by several hands share a label: all of them in
+a batch count as right. Held-out pictures are never loaded.
 """
 
 from __future__ import annotations
@@ -109,7 +109,9 @@ def main() -> None:
             log.info("%s", json.dumps({"step": step, "loss": round(loss.item(), 3)}))
     half = {name: tensor.half() for name, tensor in model.state_dict().items()}
     model.save_pretrained(args.out, state_dict=half)
-    CLIPProcessor(processor(AutoTokenizer.from_pretrained(args.llava)).image_processor, tokenizer).save_pretrained(args.out)
+    CLIPProcessor(processor(AutoTokenizer.from_pretrained(args.llava)).image_processor, tokenizer).save_pretrained(
+        args.out
+    )
 
 
 if __name__ == "__main__":

@@ -115,10 +115,10 @@ register(
         prompt="Describe <image> in English:",
         prompt_style="segments",
         description=(
-            "A miniature of LLaVA-1.5's architecture that comes with the package, trained on emoji and clip art. It "
+            "A miniature of LLaVA-1.5's architecture that comes with the package, trained on emoji and stickers. It "
             "makes the first command real without a download; it is no substitute for a full model."
         ),
-        licence="Apache-2.0",
+        licence="CC BY-SA 4.0",
         citation=_PAPER,
         batch_size=32,
     )

@@ -18,6 +18,7 @@ from hf_mllm_aug.captioners.engine import ModelKey, Request
 from hf_mllm_aug.captioners.processors import Prompter, load_prompter
 from hf_mllm_aug.captioners.sampling import row_seed, samplers
 from hf_mllm_aug.captioners.sentence_stop import SentenceStop, decode
+from hf_mllm_aug.checkpoints import refuse_foreign_code
 from hf_mllm_aug.errors import AugError, CheckpointError, ImageError, UsageError
 
 if TYPE_CHECKING:
@@ -159,6 +160,7 @@ def load(key: ModelKey) -> TransformersEngine:
     device = _device(key.device)
     dtype = _dtype(key.dtype, device)
     try:
+        refuse_foreign_code(key.source, key.label, key.revision)
         config = AutoConfig.from_pretrained(key.source, revision=key.revision)
         prompter = load_prompter(key, config)
         placement = {"device_map": {"": str(device)}} if device.type == "cuda" else {}

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -36,7 +36,8 @@ def progress(wanted: bool) -> Iterator[None]:
     from datasets import disable_progress_bars, enable_progress_bars
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()
+    silence: Callable[[], None] = transformers_logging.disable_progress_bar  # which has no type of its own
+    silence()
     if wanted and sys.stderr.isatty():
         enable_progress_bars()
     else:

@@ -61,6 +61,14 @@ def load_pairs(
         UsageError: No file is there.
 
     Source: the code released with arXiv 2311.18765.
+
+    >>> import os, tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> with open(os.path.join(folder.name, "otter.json"), "w") as file:
+    ...     _ = file.write('[{"image": "cc3m/0001.jpg", "caption": "a red bus"}]')
+    >>> load_pairs(file.name, streaming=True).decode(False).remove_columns(["image", "url"]).take(1).to_list()
+    [{'key': 'cc3m/0001.jpg', 'caption': 'a red bus'}]
+    >>> folder.cleanup()
     """
     from datasets import Dataset, Split
     from datasets.exceptions import DatasetGenerationError
@@ -123,6 +131,15 @@ def save_pairs(
         FormatError: A row has neither a picture's path nor a key; nothing was written.
 
     Source: the code released with arXiv 2311.18765; its ``json_process`` splits a list into eight.
+
+    >>> import json, os, tempfile
+    >>> from datasets import Dataset
+    >>> rows = Dataset.from_dict({"key": ["a.jpg", "b.jpg"], "caption": ["a red bus", None]})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     written = save_pairs(rows, os.path.join(folder, "captions.json"), num_shards=2)
+    ...     [(file.name, json.loads(file.read_text())) for file in written]
+    [('captions-00000-of-00002.json', [{'image': 'a.jpg', 'caption': 'a red bus'}]),
+     ('captions-00001-of-00002.json', [{'image': 'b.jpg', 'caption': None}])]
     """
     target = Path(path)
     names = _shard_names(target, num_shards)

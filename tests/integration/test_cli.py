@@ -281,11 +281,14 @@ def test_a_folder_that_is_not_staged_is_refused(run: Run, words: list[str], tmp_
     _assert_one_line(run(*words), 1, "notes is not a staged data set")
 
 
-def test_an_encoder_that_is_not_there(run: Run, staged: Path) -> None:
-    done = run("evaluate", "--model", "tiny-clop", "--dataset", staged)
-    assert done.returncode in (1, 2)
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert "tiny-clop" in done.stderr
+def test_an_encoder_that_is_not_there(staged: Path, hub_env: dict[str, str], tmp_path: Path) -> None:
+    done = _run("evaluate", "--model", "local/clop", "--dataset", staged, env=hub_env, cwd=tmp_path)
+    _assert_one_line(done, 1, "cannot load local/clop")
+
+
+def test_a_column_that_is_not_there_shows_before_the_encoder_is_loaded(run: Run, staged: Path) -> None:
+    done = run("evaluate", "--model", "tiny-clip", "--dataset", staged, "--columns", "caption_oter")
+    _assert_one_line(done, 1, "no column 'caption_oter'", caption_column(NAME), "--columns")
 
 
 def test_a_hub_that_is_down(run: Run, staged: Path) -> None:
@@ -301,6 +304,7 @@ def test_a_token_that_is_wrong_publishes_nothing(
     assert hub.count("POST", "/commit/") == 0
 
 
+@pytest.mark.slow  # the client tries for half a minute
 def test_a_source_on_a_hub_that_is_down(run: Run) -> None:
     done = run("caption", "me/photos", "--captioner", "tiny-llava", "--out", "o")
     assert done.returncode == 1

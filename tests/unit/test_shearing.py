@@ -1,5 +1,5 @@
 """Text shearing: what is kept, that it is stable, and that a decoder may stop where it says."""
-# ruff: noqa: RUF001, E501 - other scripts' stops and quotes, in rows
+# ruff: noqa: E501 - other scripts' stops and quotes, in rows
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def test_a_staged_folder_knows_its_captioners_by_its_card_or_by_its_configs(tmp_
     assert staged.config_names == ["all", "raw", "llava-1.5", "otter"]
     found = staged.captioners(["caption_llava_1_5", "caption_otter", "caption_unknown"])
     assert found == ["llava-1.5", {"name": "otter", "prompt": "What is it?"}]
-    with pytest.raises(FormatError, match="no config 'qwen'; it has: all, raw, llava-1.5, otter"):
+    with pytest.raises(FormatError, match=r"no config 'qwen'; it has: all, raw, llava-1\.5, otter"):
         staged.open("qwen")
 
 

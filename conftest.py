@@ -1,0 +1,16 @@
+"""For all tests and doctests: no Hub but one that a test starts, no token and no cache of the person's own."""
+
+import atexit
+import os
+import shutil
+import tempfile
+
+# Before any test imports a library that reads them; nothing listens on the discard port.
+for _name in [name for name in os.environ if name.upper().startswith(("HF_", "HUGGING"))]:
+    del os.environ[_name]
+_home = tempfile.mkdtemp(prefix="hf-mllm-aug-tests-")
+atexit.register(shutil.rmtree, _home, ignore_errors=True)
+os.environ["HF_HOME"] = _home
+os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
