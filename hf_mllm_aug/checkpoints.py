@@ -15,12 +15,14 @@ def refuse_foreign_code(source: str, name: str, revision: str | None = None) -> 
 
     Raises:
         CheckpointError: The model type is none of transformers'.
-        OSError: There is no such checkpoint.
+        OSError: There is no such checkpoint, or it does not say what it is.
     """
     from transformers import CONFIG_MAPPING, PretrainedConfig
 
     settings, _ = PretrainedConfig.get_config_dict(source, revision=revision)
     kind = settings.get("model_type")
+    if kind is None:
+        raise OSError(f"{name} has no config.json that names a model type")
     if kind not in CONFIG_MAPPING:
         raise CheckpointError(
             f"{name}: transformers has no model type {kind!r}, and this library runs no code from a repository"

@@ -15,6 +15,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
 from hf_mllm_aug import schema
+from hf_mllm_aug.captioners.presets import PRESETS, WITHOUT_CODE
 from hf_mllm_aug.errors import ColumnError, OutputExistsError, UsageError
 from hf_mllm_aug.keys import check_keys, make_keys
 from hf_mllm_aug.parquet_shards import WrittenSplit, holds_pictures, write_split
@@ -87,7 +88,8 @@ def to_configs(
     Args:
         dataset: What `Augment` or `run` returned; a `DatasetDict` gives a `DatasetDict` for each config.
         captioners: Names, or `Captioner` objects, that name the configs of the ``caption_*`` columns; one or several.
-            A column that none of them names gives a config under its ending (``caption_llava_1_5``: ``llava_1_5``).
+            A column that none of them names gives a config under the name of the registered captioner whose column it
+            is (``caption_llava_1_5``: ``llava-1.5``), else under its ending (``caption_my_vlm``: ``my_vlm``).
         images: ``"embed"`` lets the pictures travel in `all`; ``"none"`` leaves out every column of pictures.
         key_column: The column that becomes `key`.
         image_column: The column that becomes `image`.
@@ -104,7 +106,7 @@ def to_configs(
 
     >>> from datasets import Dataset
     >>> rows = {"key": ["a", "b"], "caption": ["cat", "dog"], "caption_llava_1_5": ["a cat", None]}
-    >>> configs = to_configs(Dataset.from_dict(rows), captioners="llava-1.5")
+    >>> configs = to_configs(Dataset.from_dict(rows))
     >>> list(configs), configs["llava-1.5"][0]
     (['all', 'raw', 'llava-1.5'], {'key': 'a', 'url': None, 'caption': 'a cat'})
     """
@@ -369,7 +371,10 @@ def _captioner_columns(dataset: Dataset, captioners: object) -> dict[str, str]:
         names[column] = name
     texts = [name for name, feature in dataset.features.items() if getattr(feature, "dtype", None) == "string"]
     columns = [name for name in texts if name in names or name in schema.caption_columns(texts)]
-    found = {config_name(names.get(n, n.removeprefix(schema.CAPTION_PREFIX))): n for n in columns}
+    registered = {schema.caption_column(name): name for name in (*WITHOUT_CODE, *PRESETS)}
+    found = {
+        config_name(names.get(n) or registered.get(n) or n.removeprefix(schema.CAPTION_PREFIX)): n for n in columns
+    }
     if reserved := [name for name in found if name in (schema.ALL_CONFIG, schema.RAW_CONFIG)]:
         raise UsageError(f"a captioner cannot be called {reserved[0]!r}: that config is there already.")
     check_config_names([schema.ALL_CONFIG, schema.RAW_CONFIG, *found])

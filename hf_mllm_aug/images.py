@@ -111,7 +111,7 @@ def _read_file(path: str | bytes, max_bytes: int) -> tuple[bytes, str]:
     name = _base_name(path)
     try:
         if "://" in path:
-            import fsspec  # type: ignore[import-untyped]
+            import fsspec
 
             with fsspec.open(path, "rb") as file:
                 data: bytes = file.read(max_bytes + 1)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_mllm_aug import schema
+from hf_mllm_aug.card_merge import RECORD
+from hf_mllm_aug.configs import README
 from hf_mllm_aug.errors import FormatError, OutputExistsError
 
 if TYPE_CHECKING:
@@ -14,11 +16,6 @@ if TYPE_CHECKING:
 
     from datasets import DatasetDict
     from huggingface_hub import DatasetCard
-
-README = "README.md"
-
-# Where the card's YAML keeps what made the captions (`Augment.describe()`), so that a later command still knows it.
-_RECORD = "hf_mllm_aug"
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ def open_staged(folder: str | Path) -> Staged:
         raise FormatError(f"{path} is not a staged data set: no {README} that lists configs. Stage one with: caption.")
     card = DatasetCard.load(path / README, ignore_metadata_errors=True)
     names = [str(config["config_name"]) for config in card.data.get("configs") or []]
-    return Staged(path, card, names, dict(card.data.get(_RECORD) or {}))
+    return Staged(path, card, names, dict(card.data.get(RECORD) or {}))
 
 
 def is_staged(folder: str | Path) -> bool:
@@ -92,7 +89,7 @@ def keep_record(card: DatasetCard, record: Mapping[str, Any]) -> None:
         card: The card, changed in place.
         record: What `Augment.describe` says.
     """
-    card.data[_RECORD] = dict(record)
+    card.data[RECORD] = dict(record)
 
 
 def check_free(folder: Path) -> None:

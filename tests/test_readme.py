@@ -3,6 +3,7 @@
 import doctest
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -140,3 +141,9 @@ def test_the_files_that_the_readme_names_are_there() -> None:
     for path in ("LICENSE", "hf_mllm_aug/demo_data/metadata.jsonl", "hf_mllm_aug/captioners/tiny"):
         assert path.rsplit("/", 1)[0] in README
         assert (ROOT / path).exists()
+
+
+def test_the_figures_are_those_of_the_results_files() -> None:
+    figures = runpy.run_path(str(ROOT / "benchmarks" / "readme_figures.py"))
+    (shown,) = re.findall(r"<!-- figures: begin -->\n(.*?)<!-- figures: end -->", README, re.DOTALL)
+    assert shown == figures["render"](), "run: python benchmarks/readme_figures.py"

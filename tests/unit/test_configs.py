@@ -59,7 +59,9 @@ def test_one_config_for_all_for_raw_and_for_each_captioner() -> None:
 
 
 def test_slug_names_a_config_where_no_captioner_does() -> None:
-    assert list(to_configs(augmented())) == ["all", "raw", "llava_1_5", "tiny_llava"]
+    assert list(to_configs(augmented())) == ["all", "raw", "llava-1.5", "tiny-llava"]
+    unknown = augmented().rename_column("caption_llava_1_5", "caption_my_vlm")
+    assert list(to_configs(unknown)) == ["all", "raw", "my_vlm", "tiny-llava"]
 
 
 def test_hub_ids_and_local_folders_name_configs_that_can_be_folders() -> None:

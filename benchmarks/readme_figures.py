@@ -1,0 +1,56 @@
+"""Write the README's figures from the results files, between its two marks.
+
+python benchmarks/readme_figures.py
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+MARKED = re.compile(r"(<!-- figures: begin -->\n).*?(<!-- figures: end -->)", re.DOTALL)
+
+
+def results(name: str) -> Any:
+    """What a benchmark has written."""
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text("utf-8"))
+
+
+def render() -> str:
+    """The lines between the marks."""
+    recall, shear = results("retrieval_recall"), results("shear")
+    tiny, speed = results("tiny_llava"), results("captioner")
+    vendor, stamps = tiny["emoji of the vendor facebook"], tiny["stamps"]
+    size, over, way = recall["size"], recall["time_of_retrieval_recall_over"], speed["time_over_augment_median"]
+    return f"""\
+| what | figure | from |
+|---|---|---|
+| `retrieval_recall`, {size["images"]:,} x {size["texts"]:,} x {size["dim"]} float32 | \
+{over["bare_product"]:.2f} times the bare matrix product, {over["topk"]:.2f} of `topk` over the whole score matrix; \
+{recall["peak_mib_above_inputs"]:.0f} MiB above the inputs | `benchmarks/retrieval_recall.py` |
+| shearing {shear["rows"]:,} captions | {shear["rows_per_second"]["shear_map_batched"]:,} a second through \
+`Dataset.map`, {shear["rows_per_second"]["shear_loop"]:,} in a loop, {shear["sentencex"]["share_of_shear_loop"]:.0%} \
+of that in sentencex; the seed's `split('.')` cuts {shear["captions_cut_otherwise_by_the_seed"]:.0%} of these captions \
+elsewhere | `benchmarks/shear.py` |
+| `tiny-llava`, drawings of a vendor never seen ({vendor["pictures"]:,}) | named exactly {vendor["exact"]:.1%}, \
+content-word F1 {vendor["content_f1"]:.2f} | `benchmarks/tiny/score.py` |
+| `tiny-llava`, stamps never seen ({stamps["pictures"]:,}) | named exactly {stamps["exact"]:.1%}, content-word F1 \
+{stamps["content_f1"]:.2f} | `benchmarks/tiny/score.py` |
+| `tiny-llava`, {speed["pictures"]} pictures on {speed["machine"]["threads"]} cores | \
+{speed["seconds_median"]["augment (sentence stop, then shearing)"]:.1f} s; decoding all 30 tokens takes \
+{way["all 30 tokens, then shearing"]:.1f} times as long, one picture a call {way["one picture a call"]:.1f} times; \
+loaded in {speed["loading_s_median"]:.1f} s | `benchmarks/captioner.py` |
+"""
+
+
+def main() -> None:
+    readme = ROOT / "README.md"
+    text = readme.read_text("utf-8")
+    readme.write_text(MARKED.sub(lambda found: found[1] + render() + found[2], text), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
