@@ -1,6 +1,8 @@
 """Write the README's figures from the results files, between its two marks.
 
-python benchmarks/readme_figures.py
+    python benchmarks/readme_figures.py
+
+A test compares the two, so the README can show no figure that was not measured.
 """
 
 from __future__ import annotations

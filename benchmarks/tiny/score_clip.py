@@ -1,6 +1,8 @@
 """Score ``tiny-clip`` on the two held-out sets: each drawing against its own name, by the library's own evaluation.
 
-python -m benchmarks.tiny.score_clip --pictures /tmp/pictures.npz --model tiny-clip
+    python -m benchmarks.tiny.score_clip --pictures /tmp/pictures.npz --model tiny-clip
+
+The cosine decides; Recall@K is `retrieval_recall`'s, ties counted against the encoder.
 """
 
 from __future__ import annotations

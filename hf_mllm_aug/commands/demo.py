@@ -72,8 +72,8 @@ def demo(
         _heading("Recall@K of raw against new captions")
         show_recall(steps.ENCODER, rows, [schema.CAPTION, schema.caption_column(steps.CAPTIONER)])
         say(
-            f"{steps.ENCODER} is a miniature too and sees with {steps.CAPTIONER}'s eyes, so it flatters the new captions; "
-            "with so few pictures the figures show the way, no more."
+            f"{steps.ENCODER} is a miniature too and sees with {steps.CAPTIONER}'s eyes, so it flatters the new "
+            "captions; with so few pictures the figures show the way, no more."
         )
     say()
     say("tiny-llava is a miniature that needs no download; it is no substitute for the full models.")
