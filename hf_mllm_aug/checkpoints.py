@@ -1,6 +1,14 @@
-"""What holds for every checkpoint, a captioner's or an encoder's: no code from a repository is run."""
+"""What holds for every checkpoint, a captioner's or an encoder's.
+
+No code from a repository is run, no weight is left as it was drawn at random, and no message bears a path.
+"""
 
 from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from hf_mllm_aug.errors import CheckpointError
 
@@ -27,3 +35,46 @@ def refuse_foreign_code(source: str, name: str, revision: str | None = None) -> 
         raise CheckpointError(
             f"{name}: transformers has no model type {kind!r}, and this library runs no code from a repository"
         )
+
+
+def refuse_missing_weights(info: Mapping[str, Any], name: str) -> None:
+    """Refuse a model that transformers has completed with random weights.
+
+    Args:
+        info: What `from_pretrained` returns with ``output_loading_info=True``.
+        name: What the message calls the checkpoint; no path.
+
+    Raises:
+        CheckpointError: Weights are missing from the checkpoint.
+    """
+    missing = sorted(info["missing_keys"])
+    if missing:
+        more = ", ..." if len(missing) > 3 else ""
+        raise CheckpointError(
+            f"{name} lacks {len(missing)} of the model's weights, which would be random: {', '.join(missing[:3])}{more}"
+        )
+
+
+def label(source: str) -> str:
+    """A checkpoint's name for messages and results: of a folder its base name, a Hub id as it is."""
+    path = Path(source)
+    return path.resolve().name if path.is_absolute() or path.is_dir() else source
+
+
+def reason(error: Exception, source: str, name: str) -> str:
+    """An error's text on one line, without the path of the checkpoint.
+
+    Args:
+        error: What transformers or torch raised.
+        source: The Hub id or folder.
+        name: What to call it instead.
+    """
+    text = str(error) or type(error).__name__
+    if os.path.isdir(source):
+        places = {source, os.path.normpath(source), os.path.abspath(source), os.path.realpath(source)}
+        for place in sorted(places, key=len, reverse=True):
+            if os.sep in place:  # a bare name tells nobody where the folder is
+                text = text.replace(place, name)
+    elif os.path.isabs(source):
+        text = text.replace(source, name)
+    return " ".join(text.split())[:400]

@@ -64,6 +64,16 @@ def config_name(name: str) -> str:
     return name.replace("/", "--")
 
 
+def split_name(split: object) -> str:
+    """A split's name for files: its own, or ``train`` where rows were picked from one or more (``train[:10]``).
+
+    >>> split_name("validation"), split_name("train[:10]"), split_name("train+test"), split_name(None)
+    ('validation', 'train', 'train', 'train')
+    """
+    name = str(split or "")
+    return name if _SPLIT_NAME.fullmatch(name) else "train"
+
+
 def to_configs(
     dataset: Dataset | DatasetDict,
     *,
@@ -131,7 +141,7 @@ def to_configs(
         caption_column: schema.CAPTION,
     }
     dataset = _rename(dataset, {old: new for old, new in renamed.items() if old != new})
-    dataset = _as_text(_with_base_columns(dataset))
+    dataset = _as_text(_with_base_columns(_as_pictures(dataset)))
     columns = _captioner_columns(dataset, captioners)
     if images == "embed" and schema.IMAGE not in dataset.column_names:
         raise ColumnError(schema.IMAGE, dataset.column_names, "pass image_column=, or images='none'")
@@ -327,6 +337,18 @@ def _rename(dataset: Dataset, names: Mapping[str, str]) -> Dataset:
     return dataset
 
 
+def _as_pictures(dataset: Dataset) -> Dataset:
+    """Cast pictures that came as paths or as bare bytes to undecoded pictures."""
+    from datasets import Image, Value
+
+    feature = dataset.features.get(schema.IMAGE)
+    if not isinstance(feature, Value) or feature.dtype not in ("string", "large_string", "binary", "large_binary"):
+        return dataset
+    if feature.dtype.startswith("large_"):
+        dataset = dataset.cast_column(schema.IMAGE, Value(feature.dtype.removeprefix("large_")))
+    return dataset.cast_column(schema.IMAGE, Image(decode=False))
+
+
 def _with_base_columns(dataset: Dataset) -> Dataset:
     from datasets import Value
 
@@ -372,9 +394,16 @@ def _captioner_columns(dataset: Dataset, captioners: object) -> dict[str, str]:
     texts = [name for name, feature in dataset.features.items() if getattr(feature, "dtype", None) == "string"]
     columns = [name for name in texts if name in names or name in schema.caption_columns(texts)]
     registered = {schema.caption_column(name): name for name in (*WITHOUT_CODE, *PRESETS)}
-    found = {
-        config_name(names.get(n) or registered.get(n) or n.removeprefix(schema.CAPTION_PREFIX)): n for n in columns
-    }
+    found: dict[str, str] = {}
+    for column in columns:
+        named = names.get(column) or registered.get(column) or column.removeprefix(schema.CAPTION_PREFIX)
+        config = config_name(named)
+        if config in found:
+            raise UsageError(
+                f"the columns {found[config]!r} and {column!r} would both become the config {config!r}: rename one "
+                "of them, or give its captioner another name."
+            )
+        found[config] = column
     if reserved := [name for name in found if name in (schema.ALL_CONFIG, schema.RAW_CONFIG)]:
         raise UsageError(f"a captioner cannot be called {reserved[0]!r}: that config is there already.")
     check_config_names([schema.ALL_CONFIG, schema.RAW_CONFIG, *found])

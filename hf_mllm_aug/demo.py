@@ -139,7 +139,11 @@ def hub(repo_id: str | None) -> Iterator[Hub]:
             yield Hub(environment, f"{says['url']}/datasets/{LOCAL_REPO}", local=True)
         finally:
             server.terminate()
-            server.wait(timeout=10)
+            try:
+                server.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
 
 
 def publish(folder: Path, repo_id: str, where: Hub) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hf_mllm_aug import schema
-from hf_mllm_aug.checkpoints import refuse_foreign_code
+from hf_mllm_aug.checkpoints import label, reason, refuse_foreign_code, refuse_missing_weights
 from hf_mllm_aug.errors import (
     AugError,
     CheckpointError,
@@ -74,14 +74,15 @@ class DualEncoder:
             dtype: Of weights and activations, a name or a type of torch. Embeddings are float32 in any case.
 
         Raises:
-            CheckpointError: There is no such checkpoint, it is no dual encoder, or it would need code from its
-                repository.
+            CheckpointError: There is no such checkpoint, it is damaged or incomplete, it is no dual encoder, or it
+                would need code from its repository.
         """
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-        name = os.fspath(model)
-        embedded = _EMBEDDED / name.removeprefix("tiny-")
-        source = str(embedded) if name.startswith("tiny-") and embedded.is_dir() else name
+        given = os.fspath(model)
+        embedded = _EMBEDDED / given.removeprefix("tiny-")
+        is_embedded = given.startswith("tiny-") and embedded.is_dir()
+        source, name = (str(embedded), given) if is_embedded else (given, label(given))
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         precision = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
         if not isinstance(precision, torch.dtype):
@@ -92,20 +93,22 @@ class DualEncoder:
             refuse_foreign_code(source, name, revision)
             auto_model: Any = AutoModel
             auto_processor: Any = AutoImageProcessor
-            network = auto_model.from_pretrained(source, revision=revision, dtype=precision).eval()
-            processor = auto_processor.from_pretrained(source, revision=revision, backend="pil")
-            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            if isinstance(error, AugError):
-                raise
-            reason = " ".join(str(error).split())[:400]
-            raise CheckpointError(f"cannot load {name}: {reason}") from error
+            where: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
+            network, info = auto_model.from_pretrained(source, dtype=precision, output_loading_info=True, **where)
+            network = network.eval().to(place)
+            processor = auto_processor.from_pretrained(source, backend="pil", **where)
+            tokenizer = AutoTokenizer.from_pretrained(source, **where)
+        except AugError:
+            raise
+        except Exception as error:  # safetensors, pickle and torch have errors of their own
+            raise CheckpointError(f"cannot load {name}: {reason(error, source, name)}") from error
         if not (hasattr(network, "get_image_features") and hasattr(network, "get_text_features")):
             raise CheckpointError(
                 f"{name} is a {type(network).__name__}, which embeds no image-text pairs: "
                 "give a dual encoder such as CLIP or SigLIP"
             )
-        return cls(network.to(place), processor, tokenizer, name)
+        refuse_missing_weights(info, name)
+        return cls(network, processor, tokenizer, name)
 
     def images(self, pictures: Sequence[PilImage.Image]) -> torch.Tensor:
         """Embed pictures.
@@ -167,7 +170,7 @@ def evaluate_model(
     *,
     image_column: str = schema.IMAGE,
     columns: Sequence[str] | None = None,
-    ks: Iterable[int] = (1, 5, 10),
+    ks: Iterable[int] | int = (1, 5, 10),
     batch_size: int = 64,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype = "float32",
@@ -190,7 +193,7 @@ def evaluate_model(
     Returns:
         The keys of `retrieval_recall`, then ``n_images`` and ``n_texts`` that were scored, ``n_bad_images`` (rows
         left out, for their picture cannot be decoded), ``n_without_caption`` (rows left out, for they have no
-        caption) and ``model``.
+        caption) and ``model``, its name: of a folder the base name.
 
     Raises:
         CheckpointError: The model cannot be loaded or is no dual encoder.

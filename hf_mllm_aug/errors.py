@@ -12,8 +12,7 @@ Every error is an `AugError` and also the builtin it resembles, so that callers 
     ├── FormatError (ValueError)           an input file that breaks its format; names file and line or record
     ├── OutputExistsError (FileExistsError)  an output that would be overwritten
     ├── PublishError (RuntimeError)        a release that did not happen; nothing of it is on the Hub
-    ├── EmbeddingError (ValueError)        embeddings whose shapes or values make no score
-    └── MissingExtraError (ImportError)    an optional package; the message is the pip line
+    └── EmbeddingError (ValueError)        embeddings whose shapes or values make no score
 """
 
 from __future__ import annotations
@@ -109,18 +108,3 @@ class PublishError(AugError, RuntimeError):
 
 class EmbeddingError(AugError, ValueError):
     """Embeddings whose shapes or values make no score."""
-
-
-class MissingExtraError(AugError, ImportError):
-    """An optional package is not installed.
-
-    >>> print(MissingExtraError("plots", "matplotlib"))
-    matplotlib is not installed; run: pip install 'hf-mllm-aug[plots]'
-    """
-
-    def __init__(self, extra: str, package: str) -> None:
-        super().__init__(f"{package} is not installed; run: pip install 'hf-mllm-aug[{extra}]'", name=package)
-        self.extra = extra
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), (self.extra, self.name))

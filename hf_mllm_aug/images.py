@@ -42,6 +42,13 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "MPO", "AVIF", "
 
 _ORIENTATION_TAG = 0x0112
 
+# What a row's address may be opened with. Other file systems of fsspec log in somewhere, run commands or read on
+# behalf of yet other addresses; a data set from the Hub has no business with them.
+# fmt: off
+_PROTOCOLS = frozenset({"hf", "http", "https", "zip", "tar", "gzip", "bz2", "xz", "s3", "gs", "gcs", "az", "abfs",
+                        "abfss", "memory"})
+# fmt: on
+
 
 def to_rgb(
     value: Any, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES, max_aspect: float = MAX_ASPECT
@@ -52,7 +59,7 @@ def to_rgb(
     floating-point greys are scaled to 8 bits. Broken EXIF is ignored.
 
     Args:
-        value: A path, an fsspec URL (``hf://``, ``https://``, ``zip://...``), the bytes of a file, a
+        value: A path, an fsspec URL (``hf://``, ``https://``, ``s3://``, ``zip://...``), the bytes of a file, a
             ``PIL.Image.Image``, or the dictionary ``{"bytes": ..., "path": ...}`` of `datasets.Image`.
         max_pixels: Larger pictures are refused, before they are decoded. Width times height.
         max_bytes: Larger files are refused.
@@ -111,6 +118,8 @@ def _read_file(path: str | bytes, max_bytes: int) -> tuple[bytes, str]:
     name = _base_name(path)
     try:
         if "://" in path:
+            if not all(map(_may_be_opened, path.split("::"))):
+                raise ImageError(f"{name}: addresses of this kind are not opened")
             import fsspec
 
             with fsspec.open(path, "rb") as file:
@@ -130,6 +139,17 @@ def _read_file(path: str | bytes, max_bytes: int) -> tuple[bytes, str]:
     if len(data) > max_bytes:
         raise ImageError(_too_many_bytes(name, None, max_bytes))
     return data, name
+
+
+def _may_be_opened(link: str) -> bool:
+    """Whether one link of a chained address is a path or has a protocol that may be used.
+
+    fsspec takes a link of lower-case letters alone for a protocol.
+    """
+    protocol, mark, _ = link.partition("://")
+    if mark or re.fullmatch("[a-z]*", link):
+        return protocol in _PROTOCOLS
+    return not link.startswith("data:")
 
 
 def _base_name(path: str) -> str:
@@ -252,8 +272,11 @@ def _upright(image: PilImage.Image, source: PilImage.Image) -> PilImage.Image:
 
 
 def _clean(error: Exception) -> str:
-    """An error's text without memory addresses and directories, so that equal failures read equal on every machine."""
+    """An error's text without memory addresses, directories and the queries of URLs, which may be signed: equal
+    failures read equal on every machine.
+    """
     text = str(error) or type(error).__name__
+    text = re.sub(r"[A-Za-z][\w+.-]*://\S+", lambda url: _base_name(url[0].split("#")[0]).rpartition("@")[2], text)
     text = re.sub(r"<[^<>]* at 0x[0-9a-fA-F]+>", "the file", text)
     text = re.sub(r"0x[0-9a-fA-F]{6,}", "...", text)
     text = re.sub(r"(?<![\w:/])(?:[A-Za-z]:)?[/\\](?:[^\s'\"/\\]+[/\\])+", "", text)

@@ -189,6 +189,15 @@ class Release:
                 f"the connection broke while the pull request to {self.repo_id} was made. Look whether it is there; "
                 f"if not, publish {self.folder} again."
             )
+        # Before the commit and apart from it: a line that breaks here has committed nothing.
+        self.api.preupload_lfs_files(
+            self.repo_id,
+            [operation for operation in operations if isinstance(operation, CommitOperationAdd)],
+            repo_type="dataset",
+            revision=self.revision,
+            create_pr=self.create_pr,
+            free_memory=False,
+        )
         try:
             return self.api.create_commit(
                 self.repo_id,

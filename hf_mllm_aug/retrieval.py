@@ -12,6 +12,7 @@ collapsed encoder) are scored again in float64. Results equal those of a float64
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +39,7 @@ def retrieval_recall(
     text_embeddings: Any,
     text_image_index: Any = None,
     *,
-    ks: Iterable[int] = (1, 5, 10),
+    ks: Iterable[int] | int = (1, 5, 10),
     normalize: bool | None = None,
     block_size: int | None = None,
     device: str | torch.device | None = None,
@@ -56,7 +57,7 @@ def retrieval_recall(
         text_embeddings: (n_texts, dim), the same.
         text_image_index: (n_texts,) integers: the row of ``image_embeddings`` that each caption belongs to; a picture
             may have any number of captions but none. None pairs row with row, and needs n_images == n_texts.
-        ks: Cut-offs. A K beyond the number of candidates is fine; every query is a hit then.
+        ks: Cut-offs, or a single one. A K beyond the number of candidates is fine; every query is a hit then.
         normalize: True scores by cosine, the field's measure; False by the dot product of what is given. None does as
             False, and logs a warning where lengths differ by more than 1%, for then the two measures differ. A row of
             zeros has cosine 0 with everything.
@@ -70,7 +71,7 @@ def retrieval_recall(
     Raises:
         EmbeddingError: Shapes that do not fit, NaN or infinite values, an index out of range, a picture without a
             caption; the message names the row.
-        UsageError: ``ks`` or ``block_size`` is not positive.
+        UsageError: ``ks`` are no positive integers, or ``block_size`` is not positive.
 
     >>> images = [[1.0, 0.0], [0.0, 1.0]]
     >>> texts = [[0.9, 0.1], [0.8, 0.2], [0.6, 0.4]]  # the third belongs to picture 1, and is nearer to picture 0
@@ -285,8 +286,11 @@ def _settle(
     return {k: int((rank < k).sum()) for k in cutoffs}
 
 
-def _cutoffs(ks: Iterable[int]) -> list[int]:
-    cutoffs = [int(k) for k in ks]
+def _cutoffs(ks: Iterable[int] | int) -> list[int]:
+    try:
+        cutoffs = [operator.index(k) for k in (ks if isinstance(ks, Iterable) else (ks,))]
+    except TypeError:
+        raise UsageError(f"ks is {ks!r:.80}: give integers, such as (1, 5, 10)") from None
     if not cutoffs or min(cutoffs) < 1:
         raise UsageError(f"ks is {cutoffs}: give one or more cut-offs of at least 1, such as (1, 5, 10)")
     return cutoffs

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _SECRETS = re.compile(
-    r"""\b(?:hf|api_org|hf_oauth|hf_jwt)_[A-Za-z0-9._-]{8,}     # Hugging Face
+    r"""\bhf_[A-Za-z0-9]{16,}\b | \b(?:api_org|hf_oauth|hf_jwt)_[A-Za-z0-9._-]{8,}  # Hugging Face; not hf_hub_download
     | \bsk-[A-Za-z0-9_-]{16,}                                   # OpenAI and those who copied it
     | \bgh[pousr]_[A-Za-z0-9]{20,} | \bgithub_pat_\w{20,} | \bglpat-[\w-]{16,}
     | \bAKIA[0-9A-Z]{16}\b | \bAIza[\w-]{30,}
@@ -24,9 +24,11 @@ _SECRETS = re.compile(
     """,
     re.VERBOSE,
 )
-# An absolute path: two levels at least, and not the tail of an address, of a word or of a relative path.
+# An absolute path: two levels at least, and not the tail of an address, of a word or of a relative path. A Markdown
+# link to a page of the Hub is none.
 _PATHS = re.compile(
-    r"""(?:file://+|(?<![\w:/.~<&;-])/|(?<![\w/])~/)(?:[^\s/'"`<>|:*?,;()\[\]{}]+/)+(?P<name>[^\s/'"`<>|:*?,;()\[\]{}]*)
+    r"""(?!(?<=\]\()/(?:blog|collections|datasets|docs|models|papers|spaces)/)
+    (?:file://+|(?<![\w:/.~<&;-])/|(?<![\w/])~/)(?:[^\s/'"`<>|:*?,;()\[\]{}]+/)+(?P<name>[^\s/'"`<>|:*?,;()\[\]{}]*)
     | (?<!\w)(?:[A-Za-z]:|\\)\\(?:[^\s\\/:*?"'`<>|]+\\)*(?P<windows>[^\s\\/:*?"'`<>|]*)
     """,
     re.VERBOSE,

@@ -30,6 +30,11 @@ class _Visits:
         # Copies start counting at 0, and the hash by which `datasets` caches depends on settings and epoch alone.
         return (_Visits, (self.epoch,))
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Visits:
+        # `cast_column` and other methods copy a data set with its transform, before or after the first `set_epoch`,
+        # which must reach the copies.
+        return self
+
 
 @dataclass(frozen=True)
 class SampleCaption:

@@ -319,7 +319,8 @@ def _look_ahead(text: str, stop: int) -> tuple[int, int, int]:
     if text.isascii() and _is_plain(text, stop - 1):
         seen = text.find(" ", stop + 1, stop + 1 + _LONGEST_WORD)
         seen = min(len(text), stop + 1 + _LONGEST_WORD) if seen < 0 else seen
-        return stop, stop + 1, seen
+        if text[stop + 1 : seen].isprintable():  # no tab ends the word before the blank
+            return stop, stop + 1, seen
     ahead = _AHEAD.match(text, stop)
     if ahead is None:
         return stop, stop, stop

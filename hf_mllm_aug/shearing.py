@@ -18,14 +18,17 @@ from importlib.metadata import version as installed_version
 from typing import Any
 
 from hf_mllm_aug import schema
-from hf_mllm_aug.errors import ColumnError, UnknownNameError, UsageError
+from hf_mllm_aug.checkpoints import label, reason
+from hf_mllm_aug.errors import CheckpointError, ColumnError, UnknownNameError, UsageError
 from hf_mllm_aug.sentences import first_sentence, tidy
 from hf_mllm_aug.sentences import first_sentence_end as first_sentence_end
 
 RULES = ("sentence", "raw", "seed")
 
 # Raise it with every change of what `shear` returns: it is part of a `Shear`'s state, hence of datasets' fingerprints.
-CODE_VERSION = 1
+CODE_VERSION = 2
+
+_SENTENCEX = "sentencex"
 
 _WORD = re.compile(r"\S+")
 # Words that cannot end an English caption: what follows them has been cut off.
@@ -56,7 +59,8 @@ def shear(
         rule: ``"sentence"``: up to the end of the first sentence, its closing full stop dropped; a blank line ends a
             sentence too, other line breaks become spaces. ``"raw"``: no more words than ``reference`` has. ``"seed"``:
             literally ``text.split('.')[0].strip()``, as the paper's released code has it.
-        reference: The raw caption, for the rule ``"raw"``; the other rules ignore it.
+        reference: The raw caption, for the rule ``"raw"``; the other rules ignore it. An empty or blank one has no
+            length to cut to, so the text stays as long as it is.
         max_words: At most so many words (runs of characters without a blank), after the rule.
         max_tokens: At most so many tokens of ``tokenizer``, special tokens not counted; cut between words where there
             is a choice.
@@ -97,8 +101,8 @@ class Shear:
     Args:
         columns: The columns to shear; None means every ``caption_*`` column, hence never the raw ``caption``.
         rule: As for `shear`.
-        reference_column: The raw captions, for the rule ``"raw"``. A row whose raw caption is null keeps its
-            captions as long as they are: there is no length to cut them to.
+        reference_column: The raw captions, for the rule ``"raw"``. A row whose raw caption is null, empty or
+            blank keeps its captions as long as they are: there is no length to cut them to.
         max_words: As for `shear`.
         max_tokens: As for `shear`.
         tokenizer: As for `shear`. A name hashes alike on every machine; an object as `datasets` hashes it.
@@ -134,6 +138,14 @@ class Shear:
             columns = (self.columns,) if isinstance(self.columns, str) else tuple(self.columns)
             object.__setattr__(self, "columns", columns)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The settings, and for the hash by which `datasets` caches, the version of what finds sentences."""
+        state = dict(self.__dict__)
+        return {**state, _SENTENCEX: installed_version(_SENTENCEX)} if self.rule == "sentence" else state
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update({name: value for name, value in state.items() if name != _SENTENCEX})
+
     @property
     def stops_at_sentence(self) -> bool:
         """Whether the result depends on the first sentence alone, so that a decoder may stop behind it."""
@@ -144,7 +156,7 @@ class Shear:
 
         Args:
             text: The caption; None stays None.
-            reference: The raw caption, for the rule ``"raw"``; None leaves the length as it is.
+            reference: The raw caption, for the rule ``"raw"``; None or a blank one leaves the length as it is.
 
         Returns:
             The sheared caption.
@@ -162,7 +174,7 @@ class Shear:
         """
         settings: dict[str, Any] = {"rule": self.rule, "version": self.code_version}
         if self.rule == "sentence":
-            settings |= {"language": self.language, "sentencex": installed_version("sentencex")}
+            settings |= {"language": self.language, _SENTENCEX: installed_version(_SENTENCEX)}
         if self.rule == "raw":
             settings["reference_column"] = self.reference_column
         if self.max_words is not None:
@@ -240,8 +252,8 @@ def _shear(
 ) -> str:
     if not isinstance(text, str):
         raise UsageError(f"a caption to shear must be a string or None, not {type(text).__name__}")
-    if rule == "raw" and reference is not None:
-        n_words = len(reference.split())
+    n_words = len(reference.split()) if rule == "raw" and reference is not None else 0
+    if n_words:
         max_words = n_words if max_words is None else min(max_words, n_words)
     # A cut can leave a text that the rule would cut again ("... at St." when words are limited). Cutting until nothing
     # changes makes the result a fixed point; each round is shorter than the one before, so it ends.
@@ -310,4 +322,8 @@ def _loaded(tokenizer: Any) -> Any:
 def _tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(name)
+    try:
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:  # transformers and what it reads files with have errors of their own
+        shown = label(name)
+        raise CheckpointError(f"cannot load the tokenizer {shown}: {reason(error, name, shown)}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hf_mllm_aug import schema
 from hf_mllm_aug.card_merge import RECORD
 from hf_mllm_aug.configs import README
-from hf_mllm_aug.errors import FormatError, OutputExistsError
+from hf_mllm_aug.errors import FormatError, OutputExistsError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,6 +49,12 @@ class Staged:
         for column in picture_columns(next(iter(splits.values())).features):
             splits = splits.cast_column(column, Image(decode=False))
         return splits
+
+    def split(self, config: str) -> str:
+        """The name of a config's first split, as the card has it."""
+        (listed,) = (item for item in self.card.data.get("configs") if str(item.get("config_name")) == config)
+        files = listed.get("data_files")
+        return str(files[0]["split"]) if isinstance(files, list) and files and "split" in files[0] else "train"
 
     def captioners(self, columns: list[str]) -> list[Any]:
         """The captioners of caption columns: what the card says of each, else its config's name."""
@@ -93,11 +100,19 @@ def keep_record(card: DatasetCard, record: Mapping[str, Any]) -> None:
 
 
 def check_free(folder: Path) -> None:
-    """Refuse an output folder that has something in it, before any work is done for it.
+    """Refuse an output folder that could not be written in the end, before any work is done for it.
 
     Raises:
-        OutputExistsError: It has, or it is a file.
+        UsageError: It has no name of its own, or no folder can be made there.
+        OutputExistsError: It has something in it, or it is a file.
     """
+    if folder.name in ("", ".."):
+        raise UsageError(f"{str(folder)!r} is no name for a folder to make. Choose another --out.")
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise UsageError(f"cannot make {folder}: {above} is a file. Choose another --out.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UsageError(f"cannot make {folder}: {above} is not writable. Choose another --out.")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise OutputExistsError(f"{folder} exists and is not empty. Choose another --out, or remove it first.")
 

@@ -67,6 +67,8 @@ def test_the_python_blocks_run_one_after_the_other(elsewhere: Path) -> None:
         )
         assert done.returncode == 0, done.stderr[-4000:]
         assert f"{hub.url}/datasets/me/photos-captioned/commit/" in done.stdout
+        blob = hub.store.get("me/photos-captioned").resolve("main").tree["README.md"]
+        assert "Describe" in hub.store.blob_path(blob.sha256).read_text("utf-8"), "the card does not say the prompt"
     assert "text_retrieval_recall@1" in done.stdout
 
 

@@ -115,7 +115,7 @@ class Captioner:
             raise UsageError(f"{self.label!r} has no letter a-z or digit to name columns after; pass name=")
         if self.caption_column in (self.error_column, self.image_column, self.key_column):
             raise UsageError(f"output_column={self.caption_column!r} is the name of another column of the captioner")
-        if self.folder is not None and (self.preset is None or self.preset.name not in presets.BUILT_IN):
+        if self.folder is not None and self._is_own:
             identity.hash_by_content(type(self))
 
     def _check_model(self) -> None:
@@ -137,6 +137,11 @@ class Captioner:
     @property
     def _model(self) -> str:
         return os.fspath(self.model)
+
+    @property
+    def _is_own(self) -> bool:
+        """Whether the model is the caller's own, not a preset of this package."""
+        return self.preset is None or self.preset.name not in presets.BUILT_IN
 
     @property
     def preset(self) -> presets.Preset | None:
@@ -221,7 +226,13 @@ class Captioner:
     def model_key(self, device: str | None) -> ModelKey:
         """Which model is to be loaded."""
         return ModelKey(
-            self.engine, self.source, self.resolved_revision, self.dtype, device, self.resolved_prompt_style
+            engine=self.engine,
+            source=self.source,
+            revision=self.resolved_revision,
+            dtype=self.dtype,
+            device=device,
+            prompt_style=self.resolved_prompt_style,
+            digest=identity.digest(self.folder) if self.folder is not None and self._is_own else None,
         )
 
     def settings(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -34,6 +34,7 @@ class ModelKey:
         dtype: ``"auto"`` or the name of a torch type.
         device: ``"cpu"``, ``"cuda:0"``, ...; None for the best that is there.
         prompt_style: ``"segments"``, ``"chat"``, or ``"auto"`` to go by what the checkpoint has.
+        digest: Of the files of a folder of the caller's own, which may be written anew; None for other sources.
     """
 
     engine: str
@@ -42,6 +43,7 @@ class ModelKey:
     dtype: str = "auto"
     device: str | None = None
     prompt_style: str = "auto"
+    digest: str | None = None
 
     @property
     def label(self) -> str:
@@ -117,7 +119,7 @@ def check_engine(name: str) -> None:
 
 
 def loaded(key: ModelKey) -> Engine:
-    """The model, loaded on its first use in this process and kept.
+    """The model, loaded on its first use in this process and kept until its folder's files change.
 
     Raises:
         CheckpointError: The checkpoint is not there, or does not fit.
@@ -125,6 +127,8 @@ def loaded(key: ModelKey) -> Engine:
     _guard_forks()
     with _LOCK:
         if key not in _LOADED:
+            for stale in [other for other in _LOADED if replace(other, digest=key.digest) == key]:
+                del _LOADED[stale]
             _LOADED[key] = importlib.import_module(_ENGINES[key.engine]).load(key)
         return _LOADED[key]
 

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import logging
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,10 @@ def _sha256(file: Any) -> Any:
 def identity(captioner: Captioner) -> dict[str, Any]:
     """All that decides a captioner's captions, and no path."""
     folder = captioner.folder
+    # What ends a decoding behind its first sentence.
+    segmenter = {"sentencex": version("sentencex")} if captioner.request.sentence_stop else {}
     return {
+        **segmenter,
         "code_version": CODE_VERSION,
         "source": digest(folder) if folder is not None else captioner.source,
         "revision": captioner.resolved_revision,

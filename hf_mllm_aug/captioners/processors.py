@@ -180,18 +180,18 @@ def load_prompter(key: ModelKey, config: Any) -> Prompter:
 
 def _load_tokenizer(key: ModelKey) -> Any:
     auto: Any = AutoTokenizer
-    return auto.from_pretrained(key.source, revision=key.revision)
+    return auto.from_pretrained(key.source, revision=key.revision, trust_remote_code=False)
 
 
 def _load_image_processor(key: ModelKey) -> Any:
     auto: Any = AutoImageProcessor
-    return auto.from_pretrained(key.source, revision=key.revision, backend="pil")
+    return auto.from_pretrained(key.source, revision=key.revision, trust_remote_code=False, backend="pil")
 
 
 def _load_processor(key: ModelKey, config: Any) -> Any:
     auto: Any = AutoProcessor
     try:
-        processor = auto.from_pretrained(key.source, revision=key.revision)
+        processor = auto.from_pretrained(key.source, revision=key.revision, trust_remote_code=False)
     except ImportError:  # its video part needs torchvision
         processor = _without_video(key, config)
     if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):

@@ -63,7 +63,7 @@ def read_rows(source: Any, image_column: str, key_column: str) -> Rows:
     """Take apart what `map` passed.
 
     Args:
-        source: A batch (dictionary of lists) or an example, lazy or not.
+        source: A batch (dictionary of lists or tuples) or an example, lazy or not.
         image_column: The column of the pictures.
         key_column: The column of the rows' keys; it need not be there.
 
@@ -87,7 +87,7 @@ def read_rows(source: Any, image_column: str, key_column: str) -> Rows:
             raise UsageError(
                 f"the column {image_column!r} is formatted as arrays. To do: .with_format(None) before .map"
             )
-        single = single or (kind is None and not isinstance(value, list))
+        single = single or (kind is None and not isinstance(value, (list, tuple)))
         column = [value] if single else value
     images = [_getter(column, index) for index in range(len(column))]
     keys: list[str | None] = [None] * len(images)

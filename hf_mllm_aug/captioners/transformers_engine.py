@@ -1,7 +1,8 @@
 """The engine on this machine: image-text-to-text models of `transformers`.
 
-Remote code is never run: the option that would allow it is not passed. Weights are read as safetensors where there are
-any, else as pickles with ``weights_only=True``, which is transformers' default.
+Remote code is never run: ``trust_remote_code=False`` goes with every call, so that nobody is asked on the terminal
+either. Weights are read as safetensors where there are any, else as pickles with
+``weights_only=True``, which is transformers' default.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from hf_mllm_aug.captioners.engine import ModelKey, Request
 from hf_mllm_aug.captioners.processors import Prompter, load_prompter
 from hf_mllm_aug.captioners.sampling import row_seed, samplers
 from hf_mllm_aug.captioners.sentence_stop import SentenceStop, decode
-from hf_mllm_aug.checkpoints import refuse_foreign_code
+from hf_mllm_aug.checkpoints import reason, refuse_foreign_code, refuse_missing_weights
 from hf_mllm_aug.errors import AugError, CheckpointError, ImageError, UsageError
 
 if TYPE_CHECKING:
@@ -161,17 +162,24 @@ def load(key: ModelKey) -> TransformersEngine:
     dtype = _dtype(key.dtype, device)
     try:
         refuse_foreign_code(key.source, key.label, key.revision)
-        config = AutoConfig.from_pretrained(key.source, revision=key.revision)
+        config = AutoConfig.from_pretrained(key.source, revision=key.revision, trust_remote_code=False)
         prompter = load_prompter(key, config)
         placement = {"device_map": {"": str(device)}} if device.type == "cuda" else {}
         auto: Any = AutoModelForImageTextToText
-        model = auto.from_pretrained(key.source, revision=key.revision, dtype=dtype, **placement)
-    except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, AugError):
-            raise
-        text = " ".join(str(error).replace(key.source, key.label).split())[:400]
-        raise CheckpointError(f"cannot load {key.label}: {text}") from error
-    model = model.eval() if placement else model.eval().to(device)
+        model, info = auto.from_pretrained(
+            key.source,
+            revision=key.revision,
+            trust_remote_code=False,
+            dtype=dtype,
+            output_loading_info=True,
+            **placement,
+        )
+        refuse_missing_weights(info, key.label)
+        model = model.eval() if placement else model.eval().to(device)
+    except AugError:
+        raise
+    except Exception as error:  # safetensors, pickle and torch have errors of their own
+        raise CheckpointError(f"cannot load {key.label}: {reason(error, key.source, key.label)}") from error
     engine = TransformersEngine(model, prompter)
     _try_out(prompter, key)
     return engine
@@ -185,7 +193,7 @@ def _try_out(prompter: Prompter, key: ModelKey) -> None:
     except AugError:
         raise
     except Exception as error:
-        text = " ".join(str(error).split())[:400]
+        text = reason(error, key.source, key.label)
         raise CheckpointError(f"the processor of {key.label} does not work here: {text}") from error
 
 

@@ -25,7 +25,7 @@ from hf_mllm_aug.errors import CaptionError
 from hf_mllm_aug.loaders.picture_folder import SUFFIXES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from datasets import Dataset
@@ -69,7 +69,7 @@ def caption(
     captioned gets a null caption and a reason; no other row is affected.
     """
     from hf_mllm_aug import Augment, Shear, build_card, save_configs, to_configs
-    from hf_mllm_aug.configs import check_config_names, config_name
+    from hf_mllm_aug.configs import check_config_names, config_name, split_name
     from hf_mllm_aug.sources import is_hub_id, open_source
     from hf_mllm_aug.staged import check_free, keep_record
 
@@ -93,8 +93,7 @@ def caption(
             desc="captioning",
         )
     seconds = time.perf_counter() - start
-    for member in augment.members:
-        _show_outcome(rows, member)
+    _show_outcomes(rows, augment.members)
     say(f"{len(rows) / seconds:,.1f} images/s in {seconds:,.1f} s, loading the models included")
 
     with quiet.progress(wanted=False):
@@ -106,25 +105,35 @@ def caption(
             source=source if is_hub_id(source) else None,
         )
         keep_record(card, augment.describe())
-        save_configs(configs, out, card=card, split=str(rows.split or "train"))
+        save_configs(configs, out, card=card, split=split_name(rows.split))
     show_staged(out, {name: len(config) for name, config in configs.items()})
 
 
-def _show_outcome(rows: Dataset, captioner: Captioner) -> None:
-    """Say how many captions there are, and why the others are missing; none at all is an error."""
-    failures = [reason for reason in rows[captioner.error_column] if reason is not None]
-    reasons = Counter(_reason(failure) for failure in failures)
-    if failures and len(failures) == len(rows):
-        reason, times = reasons.most_common(1)[0]
+def _show_outcomes(rows: Dataset, captioners: Sequence[Captioner]) -> None:
+    """Say of each captioner how many captions there are, and why the others are missing.
+
+    Raises:
+        CaptionError: There is no caption at all, by any of them.
+    """
+    reasons = {
+        captioner.label: Counter(_reason(text) for text in rows[captioner.error_column] if text is not None)
+        for captioner in captioners
+    }
+    if len(rows) and all(found.total() == len(rows) for found in reasons.values()):
+        label, found = next(iter(reasons.items()))
+        reason, times = found.most_common(1)[0]
+        others = f" (nor did {', '.join(list(reasons)[1:])})" if len(reasons) > 1 else ""
         raise CaptionError(
-            f"{captioner.label} captioned none of {count(len(rows), 'picture')}; {times:,} times: {reason}. "
+            f"{label} captioned none of {count(len(rows), 'picture')}{others}; {times:,} times: {reason}. "
             "Nothing was staged."
         )
-    say(f"{captioner.label}: {len(rows) - len(failures):,} captioned, {len(failures):,} failed")
-    for reason, times in reasons.most_common(_REASONS_SHOWN):
-        say(f"  {times:,} x {reason}")
-    if len(reasons) > _REASONS_SHOWN:
-        say(f"  and {len(reasons) - _REASONS_SHOWN:,} other reasons, in the column {captioner.error_column}")
+    for captioner in captioners:
+        found = reasons[captioner.label]
+        say(f"{captioner.label}: {len(rows) - found.total():,} captioned, {found.total():,} failed")
+        for reason, times in found.most_common(_REASONS_SHOWN):
+            say(f"  {times:,} x {reason}")
+        if len(found) > _REASONS_SHOWN:
+            say(f"  and {len(found) - _REASONS_SHOWN:,} other reasons, in the column {captioner.error_column}")
 
 
 def _reason(failure: str) -> str:

@@ -11,7 +11,7 @@ from hf_mllm_aug import schema
 from hf_mllm_aug.commands import quiet
 from hf_mllm_aug.commands.options import DebugOption, ImageColumnOption, MaxSamplesOption, SplitOption
 from hf_mllm_aug.commands.terminal import count, say, show_table
-from hf_mllm_aug.errors import ColumnError
+from hf_mllm_aug.errors import ColumnError, UsageError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,9 +27,10 @@ def evaluate(
     dataset: Annotated[
         str, typer.Option("--dataset", metavar="SOURCE", help="What to score: a SOURCE, as of `caption`.")
     ],
+    more_columns: Annotated[list[str] | None, typer.Argument(metavar="", hidden=True)] = None,
     columns: Annotated[
         list[str] | None,
-        typer.Option("--columns", metavar="C", help="A column of captions; repeat for several. All if not given."),
+        typer.Option("--columns", metavar="C ...", help="Columns of captions, one or several. All if not given."),
     ] = None,
     split: SplitOption = None,
     image_column: ImageColumnOption = None,
@@ -39,9 +40,13 @@ def evaluate(
     """Score captions by Recall@K under a dual encoder."""
     from hf_mllm_aug.sources import open_source
 
+    # An option of typer's takes one value; the further ones arrive as arguments.
+    if more_columns and not columns:
+        raise UsageError(f"unexpected argument {more_columns[0]!r}: name caption columns with --columns.")
+    chosen = [*(columns or []), *(more_columns or [])]
     with quiet.progress(wanted=False):
         rows = open_source(dataset, split=split, image_column=image_column, max_samples=max_samples)
-        show_recall(model, rows, columns or [schema.CAPTION, *schema.caption_columns(rows.column_names)])
+        show_recall(model, rows, chosen or [schema.CAPTION, *schema.caption_columns(rows.column_names)])
 
 
 def show_recall(model: str, rows: Dataset, columns: Sequence[str]) -> None:

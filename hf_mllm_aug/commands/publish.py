@@ -70,7 +70,9 @@ def publish(
         )
     say(f"published {', '.join(staged.config_names)}: {commit.pr_url or commit.commit_url}")
     if not create_pr:
-        say(f'load it with: load_dataset("{repo_id}", "{staged.config_names[-1]}", split="train")')
+        full_id = repo_id if "/" in repo_id else commit.repo_url.repo_id
+        name = staged.config_names[-1]
+        say(f'load it with: load_dataset("{full_id}", "{name}", split="{staged.split(name)}")')
 
 
 def _check_pictures(staged: Staged) -> None:

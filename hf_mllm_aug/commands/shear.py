@@ -34,6 +34,7 @@ def shear(
     from datasets import Features, Value
 
     from hf_mllm_aug import Shear, build_card, save_configs, to_configs
+    from hf_mllm_aug.card_merge import merge_cards
     from hf_mllm_aug.staged import check_free, keep_record, open_staged
 
     check_free(out)
@@ -56,7 +57,15 @@ def shear(
         captioners = staged.captioners(columns)
         images: Images = "embed" if schema.IMAGE in features else "none"
         configs = to_configs(splits, captioners=captioners, images=images)
-        card = build_card(configs, captioners=captioners, shear=rule_of)
+        title, licence = (staged.card.data.get(field) for field in ("pretty_name", "license"))
+        card = build_card(
+            configs,
+            captioners=captioners,
+            shear=rule_of,
+            pretty_name=title if isinstance(title, str) else None,
+            license=licence if isinstance(licence, str) else None,
+        )
+        card = merge_cards(staged.card, card)
         keep_record(card, {**staged.record, "shear": rule_of.describe()})
         save_configs(configs, out, card=card)
     for column, origin in origins.items():

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     PathLike = str | os.PathLike[str]
 
 # Raise it when the rows made of a file change: datasets' cache does not see the code.
-CODE_VERSION = 1
+CODE_VERSION = 2
 _BATCH = 1000
 
 
@@ -46,7 +46,7 @@ def load_pairs(
 
     Args:
         path: A file, several, or a glob pattern; a pattern's files are taken in the order of their names.
-        image_root: The folder that relative picture paths start from; None leaves them as they are.
+        image_root: The folder that relative picture paths start from, and may not leave; None leaves them as they are.
         streaming: Return an `IterableDataset`, nothing read yet, instead of a `Dataset` in datasets' cache. Repeated
             keys are then not looked for.
 
@@ -57,7 +57,8 @@ def load_pairs(
         warning.
 
     Raises:
-        FormatError: A file breaks JSON (file, line and column are named) or a record is no pair (file, record, line).
+        FormatError: A file breaks JSON (file, line and column are named), or a record is no pair or its picture lies
+            outside ``image_root`` (file, record, line).
         UsageError: No file is there.
 
     Source: the code released with arXiv 2311.18765.
@@ -196,7 +197,15 @@ def iter_rows(file: str, image_root: str | None) -> Iterator[dict[str, Any]]:
             raise _record_error(file, number, line, record)
         if not (image.isascii() and (caption is None or caption.isascii())):
             _check_encodable(file, number, line, image, caption or "")
+        if image_root is not None and _leaves_root(image):
+            raise FormatError(
+                f"{file}, record {number} (line {line}): the picture {image[:80]!r} lies outside image_root"
+            )
         yield _row(image, caption, image_root)
+
+
+def _leaves_root(image: str) -> bool:
+    return not os.path.isabs(image) and path_key(image).split("/")[0] == os.pardir
 
 
 def _row(image: str, caption: str | None, image_root: str | None) -> dict[str, Any]:
@@ -206,10 +215,9 @@ def _row(image: str, caption: str | None, image_root: str | None) -> dict[str, A
     if image_root is not None:
         if os.path.isabs(image):
             key = path_key(_relative(image, image_root))
-        else:
-            image = (
-                f"{image_root.rstrip('/')}/{key}" if "://" in image_root else os.path.normpath(f"{image_root}/{image}")
-            )
+        elif "://" not in image:
+            joined = f"{image_root.rstrip('/')}/{key.lstrip('/')}"
+            image = joined if "://" in image_root else os.path.normpath(joined)
     return {schema.KEY: key, schema.IMAGE: {"bytes": None, "path": image}, schema.URL: None, schema.CAPTION: caption}
 
 

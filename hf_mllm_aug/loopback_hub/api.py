@@ -84,9 +84,12 @@ class Api:
             raise HubError(401, "Repository not found", "RepoNotFound")
         return repo
 
+    def _visible(self, request: Request) -> list[Repo]:
+        return [repo for repo in self.store.repos.values() if request.may_read_private or not repo.private]
+
     def home(self, request: Request) -> Response:
         """The page at ``/``."""
-        return _html(pages.home(list(self.store.repos.values())))
+        return _html(pages.home(self._visible(request)))
 
     def page(self, request: Request, repo: Repo, rev: str = "main") -> Response:
         """The page of a data set, at a revision or a pull request's number."""
@@ -123,7 +126,7 @@ class Api:
     def datasets(self, request: Request) -> Response:
         """All repositories, or an author's."""
         author = request.first("author")
-        repos = [r for r in self.store.repos.values() if request.may_read_private or not r.private]
+        repos = self._visible(request)
         return Response(data=[self._info(r, "main") for r in repos if not author or r.id.startswith(f"{author}/")])
 
     def info(self, request: Request, repo: Repo, rev: str = "main") -> Response:

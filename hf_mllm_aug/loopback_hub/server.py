@@ -6,6 +6,7 @@ import contextlib
 import hmac
 import json
 import socket
+import socketserver
 import struct
 import tempfile
 import threading
@@ -127,6 +128,11 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
     hub: LoopbackHub
+
+    def server_bind(self) -> None:
+        """Bind without asking for this machine's full name, which can take seconds where no name server answers."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = _OWN_HOSTS[0], int(self.server_address[1])
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away is no error of the server's."""

@@ -21,7 +21,11 @@ def _demo(cwd: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str
     clean = {name: value for name, value in os.environ.items() if not name.upper().startswith(("HF_", "HUGGING"))}
     path = os.pathsep.join([str(ROOT), clean.get("PYTHONPATH", "")])
     # A token that nobody may see, and a Hub that is down: the demo must need neither.
-    settings = {"HF_TOKEN": "hf_precious", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(cwd / "home")}
+    settings = {
+        "HF_TOKEN": "hf_preciouspreciousprecious",
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "HF_HOME": str(cwd / "home"),
+    }
     return subprocess.run(
         [sys.executable, "-m", "hf_mllm_aug", "demo", *words],
         env={**clean, "PYTHONPATH": path, **settings, **env},

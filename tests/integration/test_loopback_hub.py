@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -94,6 +95,23 @@ def test_token_is_checked(hub: LoopbackHub) -> None:
         assert ask(hub, "GET", path)[0] == 200
     body = {"name": "y", "type": "dataset"}
     assert ask(hub, "POST", "/api/repos/create", body, {"Authorization": ""})[0] == 401
+
+
+def test_private_data_sets_are_listed_to_those_who_may_read_them(hub: LoopbackHub) -> None:
+    create(hub, private=True)
+    for path in ("/", "/api/datasets"):
+        assert b"me/x" in ask(hub, "GET", path)[2]
+        status, _, body = ask(hub, "GET", path, headers={"Authorization": ""})
+        assert (status, b"me/x" in body) == (200, False), path
+
+
+def test_no_name_server_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> str:
+        raise AssertionError("the full name of this machine was asked for")
+
+    monkeypatch.setattr(socket, "getfqdn", refuse)
+    with LoopbackHub() as hub:
+        assert ask(hub, "GET", "/")[0] == 200
 
 
 @pytest.mark.parametrize("path", ["../x", "/x", "a/../../x", "a//b", ".git/config", "a\\b", ""])
@@ -225,12 +243,14 @@ def test_faults_by_http_for_other_processes(hub: LoopbackHub) -> None:
 
 def test_answers_do_not_wait_for_acknowledgements(hub: LoopbackHub) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", urlsplit(hub.url).port or 0)
-    start = time.monotonic()
-    for _ in range(25):
+    seconds = []
+    for _ in range(75):
+        start = time.monotonic()
         connection.request("GET", "/api/whoami-v2", headers=AUTH)
         connection.getresponse().read()
+        seconds.append(time.monotonic() - start)
     connection.close()
-    assert time.monotonic() - start < 0.8, "Nagle's algorithm costs 40 ms a request"
+    assert statistics.median(seconds) < 0.032, "Nagle's algorithm costs 40 ms a request"
 
 
 def test_runs_as_a_process(hub_env: dict[str, str]) -> None:
@@ -244,7 +264,7 @@ def test_runs_as_a_process(hub_env: dict[str, str]) -> None:
         assert hello["environment"]["HF_ENDPOINT"] == hello["url"]
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     assert not [name for name in os.listdir(hub_env["TMPDIR"]) if name.startswith("loopback-hub-")]
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.1", urlsplit(hello["url"]).port or 0), timeout=1).close()

@@ -271,6 +271,16 @@ except PublishError as error:
     assert hub.store.get("me/x").pull_requests == 2, "a second pull request was opened"
 
 
+def test_a_broken_upload_is_no_broken_pull_request(hub: LoopbackHub, client: Any) -> None:
+    client('push_to_hub(rows(), "me/x"); say()')
+    hub.inject("/_lfs/", "cut", method="PUT", times=1)
+    answer = client('say(pr=push_to_hub(rows(mark="pr "), "me/x", create_pr=True).pr_url)')
+    assert answer["pr"].endswith("/datasets/me/x/discussions/1")
+    assert hub.store.get("me/x").pull_requests == 1
+    assert not [fault for fault in hub.faults.waiting() if fault.hits < fault.times], "the fault met nothing"
+    assert max(hub.uploads.values()) == 1, "something was uploaded twice"
+
+
 def test_verification_finds_what_did_not_arrive(hub: LoopbackHub, client: Any) -> None:
     answer = client("""
 from hf_mllm_aug.release import Release

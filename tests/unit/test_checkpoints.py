@@ -1,9 +1,12 @@
-"""A checkpoint with code in its repository is refused, and its code is not run."""
+"""A checkpoint that brings code, or whose weights are damaged or missing, is refused; its code is not run."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -11,6 +14,7 @@ from PIL import Image
 from hf_mllm_aug import Captioner
 from hf_mllm_aug.embedding import DualEncoder
 from hf_mllm_aug.errors import CheckpointError
+from hf_mllm_aug.shearing import Shear
 
 
 @pytest.fixture
@@ -35,3 +39,80 @@ def test_an_encoder_with_code_of_its_own_is_refused(foreign: Path) -> None:
     with pytest.raises(CheckpointError, match="runs no code from a repository"):
         DualEncoder.load(foreign)
     assert not (foreign.parent / "trace").exists(), "the repository's code was run"
+
+
+def caption(folder: Path) -> Any:
+    return Captioner(folder)({"image": Image.new("RGB", (8, 8))})
+
+
+def shear_tokens(folder: Path) -> Any:
+    return Shear(max_tokens=3, tokenizer=str(folder)).one("a dog")
+
+
+@pytest.fixture
+def half_foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of a model type that transformers knows, but neither as an image-text-to-text model nor with the
+    classes of its tokenizer and processors, for which it has code.
+    """
+
+    def asked(*_: Any) -> str:
+        raise AssertionError("somebody was asked on the terminal")
+
+    monkeypatch.setattr("builtins.input", asked)
+    folder = tmp_path / "half-foreign"
+    folder.mkdir()
+    autos = ("AutoModel", "AutoModelForImageTextToText", "AutoProcessor", "AutoImageProcessor")
+    code = dict.fromkeys(autos, "code.Foreign") | {"AutoTokenizer": ["code.Foreign", None]}
+    config = {"model_type": "qwen2", "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
+    (folder / "config.json").write_text(json.dumps({**config, "auto_map": code}))
+    for name, kind in (("tokenizer", "tokenizer_class"), ("processor", "processor_class")):
+        (folder / f"{name}_config.json").write_text(json.dumps({kind: "Foreign", "auto_map": code}))
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": "Foreign", "auto_map": code}))
+    (folder / "code.py").write_text(f"open({str(tmp_path / 'trace')!r}, 'w').close()\n")
+    return folder
+
+
+@pytest.mark.parametrize("use", [caption, DualEncoder.load, shear_tokens])
+def test_code_for_a_part_of_a_known_model_is_refused_without_a_question(
+    half_foreign: Path, use: Callable[[Path], Any]
+) -> None:
+    with pytest.raises(CheckpointError, match="half-foreign") as caught:
+        use(half_foreign)
+    assert str(half_foreign) not in str(caught.value)
+    assert "on the terminal" not in str(caught.value)
+    assert not (half_foreign.parent / "trace").exists(), "the repository's code was run"
+
+
+@pytest.fixture
+def damaged(random_llava: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "damaged"
+    shutil.copytree(random_llava, folder)
+    return folder
+
+
+@pytest.mark.parametrize("use", [caption, DualEncoder.load])
+def test_cut_off_weights_are_refused(damaged: Path, use: Callable[[Path], Any]) -> None:
+    weights = damaged / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match="cannot load damaged") as caught:
+        use(damaged)
+    assert str(damaged) not in str(caught.value)
+
+
+def test_weights_of_another_size_are_refused(damaged: Path) -> None:
+    config = json.loads((damaged / "config.json").read_text())
+    config["text_config"]["intermediate_size"] += 8
+    (damaged / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="cannot load damaged"):
+        caption(damaged)
+
+
+def test_weights_that_are_missing_are_counted_and_named_not_drawn_at_random(damaged: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(damaged / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if "mlp.down_proj" not in name}
+    assert len(weights) - len(kept) == 2
+    save_file(kept, damaged / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"damaged lacks 2 of the model's weights, .*layers\.0\.mlp\.down_proj"):
+        caption(damaged)

@@ -16,7 +16,7 @@ import yaml
 from datasets import Dataset, DatasetDict, Features, Image, Value, load_dataset
 
 from hf_mllm_aug import parquet_shards
-from hf_mllm_aug.configs import save_configs, to_configs
+from hf_mllm_aug.configs import save_configs, split_name, to_configs
 from hf_mllm_aug.errors import ColumnError, FormatError, OutputExistsError, UsageError
 
 
@@ -110,6 +110,29 @@ def test_made_keys_belong_to_the_pair(tmp_path: Path) -> None:
     assert twins[1] == f"{twins[0]}-2"
 
 
+@pytest.mark.parametrize("dtype", ["string", "large_string", "binary", "large_binary"])
+def test_pictures_that_are_paths_or_bytes_become_pictures(tmp_path: Path, dtype: str) -> None:
+    files = [tmp_path / "a.png", tmp_path / "b.png"]
+    for shade, file in enumerate(files):
+        file.write_bytes(png(shade))
+    pictures = [str(file) if "string" in dtype else file.read_bytes() for file in files]
+    features = Features({"picture": Value(dtype), "caption": Value("string")})
+    rows = Dataset.from_dict({"picture": pictures, "caption": ["x", "x"]}, features=features)
+    bare = to_configs(rows, image_column="picture")
+    assert "image" not in bare["all"].column_names
+    assert len(set(bare["raw"]["key"])) == 2
+    folder = save_configs(to_configs(rows, image_column="picture", images="embed"), tmp_path / "out")
+    back = load_dataset(str(folder), split="train")
+    assert [row["image"].getpixel((0, 0))[0] for row in back] == [0, 1]
+    assert all(str(tmp_path) not in str(row) for row in back.cast_column("image", Image(decode=False)))
+
+
+@pytest.mark.parametrize("split", ["train[:2]", "validation+test", None])
+def test_rows_picked_from_splits_are_staged_as_train(split: str | None) -> None:
+    assert split_name(split) == "train"
+    assert split_name("validation") == "validation"
+
+
 def test_columns_of_other_names() -> None:
     data = Dataset.from_dict({"id": [7, 8], "text": ["a", "b"], "caption": ["not this", "nor this"]})
     raw = to_configs(data, key_column="id", caption_column="text")["raw"]
@@ -142,6 +165,13 @@ def test_names_that_break_a_repository_are_refused(name: str) -> None:
     names: list[object] = [name] if name != "Tiny-Llava" else ["tiny-llava", name]
     with pytest.raises(UsageError):
         to_configs(data, captioners=names)
+
+
+def test_columns_that_would_share_a_config_are_named() -> None:
+    data = augmented().rename_column("caption_llava_1_5", "caption_mine")
+    mine = SimpleNamespace(name="tiny-llava", caption_column="caption_mine")
+    with pytest.raises(UsageError, match=r"'caption_mine' and 'caption_tiny_llava'.*'tiny-llava': rename one"):
+        to_configs(data, captioners=mine)
 
 
 def test_captioner_without_its_column_is_named() -> None:
@@ -217,7 +247,7 @@ def test_shards_are_cut_by_size_and_written_in_content_defined_chunks(
 def test_a_release_of_the_same_rows_has_the_same_bytes(tmp_path: Path) -> None:
     one = save_configs(to_configs(augmented(), images="embed"), tmp_path / "a")
     two = save_configs(to_configs(augmented(), images="embed"), tmp_path / "b")
-    for file in sorted(one.rglob("*.*")):
+    for file in sorted(path for path in one.rglob("*") if path.is_file()):
         assert file.read_bytes() == (two / file.relative_to(one)).read_bytes(), file
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def test_scores_equal_those_of_embeddings_made_one_by_one(checkpoint: Path, batc
     assert {key: result[key] for key in result if "@" in key} == by_hand(checkpoint, [[c] for c in CAPTIONS], COLORS)
     assert result["n_images"] == result["n_texts"] == 6
     assert (result["n_bad_images"], result["n_without_caption"]) == (0, 0)
-    assert result["model"] == str(checkpoint)
+    assert result["model"] == checkpoint.name
 
 
 def test_columns_of_lists_and_several_columns_give_several_captions_a_picture(checkpoint: Path) -> None:
@@ -183,3 +184,24 @@ def test_pictures_in_other_forms_give_the_same_embeddings(checkpoint: Path, tmp_
         for form in forms
     ]
     assert results[0] == results[1] == results[2]
+
+
+def test_an_incomplete_encoder_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "incomplete"
+    shutil.copytree(checkpoint, folder)
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if "logit" not in name and "patch_embedding" not in name}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"^incomplete lacks \d of the model's weights"):
+        DualEncoder.load(folder)
+
+
+def test_neither_results_nor_messages_bear_a_path(checkpoint: Path, tmp_path: Path) -> None:
+    result = evaluate_model(checkpoint, rows(), batch_size=4, ks=5)
+    assert result["model"] == checkpoint.name
+    assert "text_retrieval_recall@5" in result
+    with pytest.raises(CheckpointError) as caught:
+        DualEncoder.load(tmp_path)
+    assert str(tmp_path) not in str(caught.value)

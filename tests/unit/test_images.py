@@ -51,7 +51,6 @@ def test_paths_bytes_pictures_and_dictionaries_give_the_same(tmp_path: Path) -> 
     forms: list[Any] = [
         path,
         str(path),
-        f"file://{path}",
         data,
         bytearray(data),
         noise(),
@@ -193,7 +192,7 @@ def test_the_reason_names_what_is_wrong_and_no_directory(name: str, data: bytes,
         ("/nowhere/at/all/x.jpg", "x.jpg: no such file"),
         ("zip://a.png::/nowhere/x.zip", "a.png: no such file"),
         ("/dev/zero", "zero: not a file"),
-        ("nosuch://host/dir/x.jpg?size=2", "x.jpg: cannot be read"),
+        ("nosuch://host/dir/x.jpg?size=2", "x.jpg: addresses of this kind are not opened"),
     ],
 )
 def test_what_is_no_picture_is_said(value: Any, reason: str) -> None:
@@ -247,3 +246,53 @@ def test_random_damage_never_raises_anything_else() -> None:
             mode, message = "RGB", str(error)
         assert mode == "RGB", round_
         assert "0x" not in message, round_
+
+
+def test_addresses_of_allowed_kinds_are_opened(tmp_path: Path) -> None:
+    import zipfile
+
+    import fsspec
+
+    data = encoded(noise())
+    with fsspec.open("memory://pictures/a.png", "wb") as file:
+        file.write(data)
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.writestr("c/b.png", data)
+    for address in ("memory://pictures/a.png", f"zip://c/b.png::{tmp_path / 'b.zip'}"):
+        assert to_rgb(address).tobytes() == noise().tobytes()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "ftp://host/a.png",
+        "ssh://host/a.png",
+        "file:///a.png",
+        "github://org:repo@main/a.png",
+        "reference://a.png",
+        "zip://a.png::ftp://host/b.zip",
+        "zip://a.png::simplecache::https://host/b.zip",
+        "simplecache::https://host/a.png",
+        "HTTPS://host/a.png",
+        "zip://a.png::data:application/zip;base64,AAAA",
+    ],
+)
+def test_other_addresses_are_not_opened(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(*_: Any, **__: Any) -> Any:
+        raise AssertionError("it was opened")
+
+    monkeypatch.setattr("fsspec.open", opened)
+    with pytest.raises(ImageError, match="addresses of this kind are not opened"):
+        to_rgb(address)
+
+
+def test_signed_addresses_do_not_get_into_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(address: str, mode: str) -> Any:
+        raise OSError(f"403, message='Forbidden', url='{address}' (see s3://me:key@bucket/x?Signature=5ecret#5ecret)")
+
+    monkeypatch.setattr("fsspec.open", refuse)
+    with pytest.raises(ImageError, match=r"^a\.png: cannot be read: 403, message='Forbidden', url='a\.png") as caught:
+        to_rgb("https://me:key@host/dir/a.png?X-Signature=5ecret/5ecret&q='5ecret'")
+    assert not {"5ecret", "key@", "host", "bucket", "dir/"} & {
+        word for word in ("5ecret", "key@", "host", "bucket", "dir/") if word in str(caught.value)
+    }

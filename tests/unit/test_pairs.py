@@ -329,3 +329,20 @@ def test_what_cannot_be_saved_is_refused_before_anything_is_written(tmp_path: Pa
     with pytest.raises(UsageError, match="length is known"):
         save_pairs(rows.to_iterable_dataset(), tmp_path / "a.json", num_shards=2)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("image", ["../x.jpg", "a/../../x.jpg", "..", "..\\x.jpg", "a\\..\\..\\x.jpg"])
+@pytest.mark.parametrize("root", ["pictures", "hf://datasets/me/mine"])
+def test_a_picture_outside_the_root_is_refused_with_its_place(tmp_path: Path, image: str, root: str) -> None:
+    file = write(tmp_path / "a.json", [PAIRS[0], {"image": image, "caption": "x"}])
+    with pytest.raises(FormatError, match=r"a\.json, record 2 \(line 1\): .* lies outside image_root"):
+        load_pairs(file, image_root=root)
+    assert load_pairs(file).num_rows == 2
+
+
+def test_backslashes_become_slashes_under_the_root(tmp_path: Path) -> None:
+    written = [{"image": image, "caption": "x"} for image in ("a\\b.jpg", "..a/b.jpg", "a/../c.jpg", "hf://d/../../e")]
+    rows = load_pairs(write(tmp_path / "a.json", written), image_root=tmp_path)
+    joined = [str(tmp_path / name) for name in ("a/b.jpg", "..a/b.jpg", "c.jpg")]
+    assert [image["path"] for image in rows["image"]] == [*joined, "hf://d/../../e"]
+    assert rows["key"][:] == ["a/b.jpg", "..a/b.jpg", "c.jpg", "hf://d/../../e"]

@@ -264,3 +264,14 @@ def test_a_gpu_gives_the_same_figures() -> None:
         assert retrieval_recall(images, texts, owner, ks=ks, device="cuda", block_size=4) == pytest.approx(
             brute_force(images, texts, owner, ks), abs=1e-12
         )
+
+
+def test_a_single_cutoff_needs_no_list() -> None:
+    images, texts, owner, _ = random_case(3)
+    assert retrieval_recall(images, texts, owner, ks=5) == retrieval_recall(images, texts, owner, ks=[np.int64(5)])
+
+
+@pytest.mark.parametrize("ks", [5.0, [1, 2.5], "15", None, ["5"]])
+def test_cutoffs_that_are_no_integers_are_refused(ks: Any) -> None:
+    with pytest.raises(UsageError, match="give integers, such as"):
+        retrieval_recall([[1.0]], [[1.0]], ks=ks)

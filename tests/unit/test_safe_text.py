@@ -100,6 +100,8 @@ def test_any_text_is_shown_and_not_obeyed(text: str) -> None:
     ("text", "expected"),
     [
         ("token hf_abcdefghijklmnopqrstuvwxyz0123", "token [secret]"),
+        ("hf_mllm_aug hf_hub_download", "hf_mllm_aug hf_hub_download"),
+        ("api_org_abcdefgh hf_oauth_abc.def-gh hf_jwt_abcdefgh", "[secret] [secret] [secret]"),
         ("Authorization: Bearer abc.def-ghijkl", "Authorization: [secret]"),
         ("sk-proj-abcdefghijklmnopqrst", "[secret]"),
         ("https://ann:pa55word@example.org/x.jpg", "https://[secret]@example.org/x.jpg"),
@@ -114,6 +116,8 @@ def test_any_text_is_shown_and_not_obeyed(text: str) -> None:
         ("all/train-00000-of-00001.parquet", "all/train-00000-of-00001.parquet"),
         ("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-7b-hf"),
         ("</td></tr>", "</td></tr>"),
+        ("see [x](/datasets/me/other).", "see [x](/datasets/me/other)."),
+        ("[x](/home/ann/cat.jpg), (/datasets/ann/cat.jpg)", "[x](…/cat.jpg), (…/cat.jpg)"),
     ],
 )
 def test_scrub(text: str, expected: str) -> None:

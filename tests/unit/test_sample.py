@@ -246,3 +246,14 @@ def test_works_as_a_map_function_of_data_sets_and_streams() -> None:
         captions = [row["caption"] for row in stream]
         assert [caption.split()[1] for caption in captions] == [str(row) for row in range(30)]
         assert len(kinds(captions)) == 3
+
+
+def test_set_epoch_reaches_the_copies_that_data_sets_make() -> None:
+    sample = SampleCaption()
+    copied = copy.deepcopy(sample)
+    sample.set_epoch(3)
+    rows = batch(40)
+    assert copied(rows) == sample(rows) == copied(rows)
+    drawn = copied(rows)
+    sample.set_epoch(4)
+    assert copied(rows) == sample(rows) != drawn

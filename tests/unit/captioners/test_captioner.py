@@ -457,3 +457,30 @@ def test_an_unknown_device_is_a_clear_error(random_llava: Path, pictures: list[b
         Captioner(random_llava, device="gpu")({"image": pictures[:1]})
     with pytest.raises(UsageError, match=r"this machine has \d+ CUDA devices"):
         Captioner(random_llava, device="cuda:63")({"image": pictures[:1]})
+
+
+def test_a_folder_that_was_written_anew_is_loaded_anew(random_llava: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "mine"
+    shutil.copytree(random_llava, folder)
+    row = {"image": pictures_of(50)[0]}
+    captioner = Captioner(folder)
+    before = captioner(row)[captioner.caption_column]
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: value.flip(0) for name, value in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    assert captioner(row)[captioner.caption_column] != before
+    assert sum(Path(key.source) == folder for key in engine._LOADED) == 1, "the old weights stay in memory"
+
+
+def test_the_hash_sees_the_version_that_finds_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopping, plain = Captioner(sentence_stop=True), Captioner()
+    before = hashed(stopping), hashed(plain)
+    monkeypatch.setattr("hf_mllm_aug.captioners.identity.version", lambda name: "0.0.1")
+    assert hashed(stopping) != before[0]
+    assert hashed(plain) == before[1]
+
+
+def test_a_batch_may_hold_tuples(fake: FakeEngine) -> None:
+    captioner = Captioner(name="otter")
+    assert captioner({"image": tuple(pictures_of(20, 21))}) == captioner({"image": pictures_of(20, 21)})
