@@ -3,7 +3,8 @@
     python -m benchmarks.tiny.pictures --fetch /tmp/pictures --out /tmp/pictures.npz
     python -m benchmarks.tiny.teacher --pictures /tmp/pictures.npz --out /tmp/teacher.npy
     python -m benchmarks.tiny.train --pictures /tmp/pictures.npz --teacher /tmp/teacher.npy --out /tmp/tiny-llava
-    python -m benchmarks.tiny.score --pictures /tmp/pictures.npz --model /tmp/tiny-llava
+    python -m benchmarks.tiny.train_words --pictures /tmp/pictures.npz --llava /tmp/tiny-llava --out /tmp/tiny-llava-2
+    python -m benchmarks.tiny.score --pictures /tmp/pictures.npz --model /tmp/tiny-llava-2
 
 One loss is the captioner's own: the next token of the label and, with less weight, of a second sentence that says what
 the picture is filed under. Two more act on the class token alone and are thrown away afterwards: the label as one of

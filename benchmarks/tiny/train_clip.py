@@ -18,7 +18,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPProcessor, LlavaForConditionalGeneration
+from transformers import (
+    AutoTokenizer,
+    CLIPConfig,
+    CLIPModel,
+    CLIPProcessor,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerBase,
+)
 
 from benchmarks.tiny.distortions import distort, normalise
 from benchmarks.tiny.model import processor
@@ -28,7 +35,7 @@ log = logging.getLogger("tiny.clip")
 LENGTH = 24  # tokens
 
 
-def build(llava: LlavaForConditionalGeneration, vocabulary: int, end: int) -> CLIPModel:
+def build(llava: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> CLIPModel:
     """A CLIP whose picture tower is the LLaVA's, with fresh text tower and projections."""
     vision = llava.config.vision_config.to_dict() | {"projection_dim": 128}
     text = {
@@ -36,9 +43,11 @@ def build(llava: LlavaForConditionalGeneration, vocabulary: int, end: int) -> CL
         "intermediate_size": 384,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
-        "vocab_size": vocabulary,
+        "vocab_size": len(tokenizer),
         "max_position_embeddings": LENGTH,
-        "eos_token_id": end,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
         "projection_dim": 128,
     }
     model = CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=128))
@@ -79,7 +88,7 @@ def main() -> None:
     labels = [label(caption) for caption in captions]
     tokenizer = train_tokenizer(labels, for_encoder=True)
     llava = LlavaForConditionalGeneration.from_pretrained(args.llava)
-    model = build(llava, len(tokenizer), tokenizer.eos_token_id)
+    model = build(llava, tokenizer)
     features = see(model.eval(), pixels, args.views)
     ids = tokenizer(labels, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt")
     concepts = {name: number for number, name in enumerate(sorted({name.lower() for name in labels}))}

@@ -3,10 +3,10 @@
     python -m benchmarks.tiny.train_words --pictures /tmp/pictures.npz --llava /tmp/tiny-llava --out /tmp/tiny-llava-2
 
 After the first stage the class token tells concepts apart much better than the language model can say them: the tower's
-last states are not normalised, and the projector learned slowly from them. Here the projector starts anew with the class
-token's mean and deviation folded in, and the language model goes on from where it was. The tower's states are computed once
-a view. Most steps pass the class token and a few patches only, each at the position that it has among all of them; the
-last ones pass all. Held-out pictures are never loaded.
+last states are not normalised, and the projector learned slowly from them. Here the projector starts anew with the
+class token's mean and deviation folded in, and the language model goes on from where it was. The tower's states are
+computed once a view. Most steps pass the class token and a few patches only, each at the position that it has among
+all of them; the last ones pass all. Held-out pictures are never loaded.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def main() -> None:
         for group in optimizer.param_groups:
             group["lr"] = args.rate * min(1, step / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
         rows = torch.multinomial(weights, args.batch)
-        kept = torch.randperm(patches)[:12].sort().values + 1 if done < 0.7 else torch.arange(1, patches + 1)
+        kept = torch.randperm(patches)[:12].sort().values + 1 if done < 0.8 else torch.arange(1, patches + 1)
         kept = torch.cat([torch.zeros(1, dtype=torch.long), kept])
         at = len(prefix)
         positions = torch.cat(
@@ -116,7 +116,11 @@ def main() -> None:
             embed = language.embed_tokens
             parts = [embed(prefix).expand(len(rows), -1, -1), pictures, embed(suffix).expand(len(rows), -1, -1)]
             inputs = torch.cat([*parts, embed(ids[rows])], 1)
-            hidden = language(inputs_embeds=inputs, position_ids=positions, use_cache=False).last_hidden_state
+            # Without a mask, the gaps between the positions would be taken for the borders of packed texts.
+            whole = torch.ones(inputs.shape[:2], dtype=torch.long)
+            hidden = language(
+                inputs_embeds=inputs, attention_mask=whole, position_ids=positions, use_cache=False
+            ).last_hidden_state
             logits = model.lm_head(hidden[:, -LENGTH - 1 : -1]).float()
         losses = F.cross_entropy(logits.flatten(0, 1), ids[rows].flatten(), reduction="none").view(len(rows), LENGTH)
         loss = (losses * care[rows]).sum() / care[rows].sum()
