@@ -266,7 +266,7 @@ def test_empty_splits_are_refused_for_they_could_not_be_loaded(tmp_path: Path) -
 
 
 def test_a_card_of_ones_own_leaves_no_path_and_stays_yaml(tmp_path: Path) -> None:
-    card = f"---\nsource: {tmp_path}/x.tsv\nnote: hf_abcdefghijklmnopqrst\n---\n# Made in {tmp_path}/work/\n"
+    card = f"---\nsource: {tmp_path}/x.tsv\nnote: hf_abcdefghijklmnopqrst\n---\n# Made in {tmp_path}/made/\n"
     readme = (save_configs(to_configs(augmented()), tmp_path / "out", card=card) / "README.md").read_text("utf-8")
     assert str(tmp_path) not in readme
     data = yaml.safe_load(readme.split("---\n")[1])
