@@ -16,8 +16,13 @@ if TYPE_CHECKING:
     from hf_mllm_aug.card import build_card as build_card
     from hf_mllm_aug.configs import save_configs as save_configs
     from hf_mllm_aug.configs import to_configs as to_configs
+    from hf_mllm_aug.loaders.cc3m import load_cc3m as load_cc3m
+    from hf_mllm_aug.loaders.cc12m import load_cc12m as load_cc12m
+    from hf_mllm_aug.loaders.fetch import FetchImages as FetchImages
+    from hf_mllm_aug.loaders.join import join_captions as join_captions
     from hf_mllm_aug.loaders.pairs import load_pairs as load_pairs
     from hf_mllm_aug.loaders.pairs import save_pairs as save_pairs
+    from hf_mllm_aug.loaders.yfcc15m import load_yfcc15m as load_yfcc15m
     from hf_mllm_aug.metrics import metric_path as metric_path
     from hf_mllm_aug.publish import push_to_hub as push_to_hub
     from hf_mllm_aug.retrieval import retrieval_recall as retrieval_recall
@@ -30,11 +35,16 @@ __version__ = "0.1.0"
 _HOME = {
     "Augment": "augmentation",
     "Captioner": "captioners",
+    "FetchImages": "loaders.fetch",
     "SampleCaption": "sample",
     "Shear": "shearing",
     "augment": "augmentation",
     "build_card": "card",
+    "join_captions": "loaders.join",
+    "load_cc3m": "loaders.cc3m",
+    "load_cc12m": "loaders.cc12m",
     "load_pairs": "loaders.pairs",
+    "load_yfcc15m": "loaders.yfcc15m",
     "metric_path": "metrics",
     "push_to_hub": "publish",
     "retrieval_recall": "retrieval",

@@ -32,8 +32,19 @@ _TAGS = ["image-captioning", "synthetic", "multimodal", "hf-mllm-aug", "arxiv:23
 _SIZE_NAMES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
 _SIZES = [(10 ** (3 + i), name) for i, name in enumerate(_SIZE_NAMES)]
 _SETTING_ORDER = ("max_new_tokens", "engine", "dtype", "seed", "version")
-_SHOWN_ELSEWHERE = ("name", "model", "revision", "digest", "prompt", "decoding", "licence", "license")
-_NOT_SHOWN = ("citation", "description", "package", "published_decoding")
+_SHOWN_ELSEWHERE = (
+    "name",
+    "model",
+    "revision",
+    "digest",
+    "prompt",
+    "decoding",
+    "licence",
+    "license",
+    "preset",
+    "variant",
+)
+_NOT_SHOWN = ("citation", "description", "package", "variants", "clean_up")
 
 
 def build_card(
@@ -117,6 +128,7 @@ def build_card(
         "samples": samples(named, sample_rows),
         "version": __version__,
         "settings": _settings,
+        "variant": _variant,
     }
     body = scrub(_render(template, values))
     return DatasetCard(f"---\n{data.to_yaml()}\n---\n\n{body.strip()}\n", ignore_metadata_errors=True)
@@ -222,3 +234,17 @@ def _settings(fact: ConfigFacts) -> str:
     rest = {key: value for key, value in settings.items() if key not in (*_SHOWN_ELSEWHERE, *_NOT_SHOWN)}
     order = [*(key for key in _SETTING_ORDER if key in rest), *(key for key in rest if key not in _SETTING_ORDER)]
     return ", ".join([*parts, *(f"{key}={rest[key]}" for key in order)])
+
+
+def _variant(fact: ConfigFacts) -> str:
+    """Which variant of a preset was asked, and what the paper's variant is, where it was another."""
+    chosen, variants = fact.captioner.get("variant"), fact.captioner.get("variants") or {}
+    if not variants:
+        return ""
+    text = f"variant {chosen} of {fact.captioner.get('preset')}"
+    paper = variants.get("paper")
+    if chosen == "paper" or not isinstance(paper, Mapping):
+        return text
+    decoding = ", ".join(f"{name}={value}" for name, value in paper.get("decoding", {}).items()) or "greedy"
+    other = f'asks "{paper.get("prompt")}", ' if paper.get("prompt") != fact.captioner.get("prompt") else ""
+    return f"{text}; the paper's {other}decodes with {decoding}"

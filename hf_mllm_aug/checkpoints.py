@@ -6,7 +6,7 @@ No code from a repository is run, no weight is left as it was drawn at random, a
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ def refuse_foreign_code(source: str, name: str, revision: str | None = None) -> 
         revision: Commit, tag or branch of a Hub id.
 
     Raises:
-        CheckpointError: The model type is none of transformers'.
+        CheckpointError: The model type is none of transformers', nor one that was registered with it before, as
+            `hf_mllm_aug.mllms.register` does.
         OSError: There is no such checkpoint, or it does not say what it is.
     """
     from transformers import CONFIG_MAPPING, PretrainedConfig
@@ -49,10 +50,48 @@ def refuse_missing_weights(info: Mapping[str, Any], name: str) -> None:
     """
     missing = sorted(info["missing_keys"])
     if missing:
-        more = ", ..." if len(missing) > 3 else ""
         raise CheckpointError(
-            f"{name} lacks {len(missing)} of the model's weights, which would be random: {', '.join(missing[:3])}{more}"
+            f"{name} lacks {len(missing)} of the model's weights, which would be random: {_first(missing)}"
         )
+
+
+def refuse_unfit_weights(info: Mapping[str, Any], name: str) -> None:
+    """Refuse a model that is not the whole checkpoint, or more than it.
+
+    Args:
+        info: What `from_pretrained` returns with ``output_loading_info=True`` and ``ignore_mismatched_sizes=True``.
+            Weights that a model is known to do without, by its ``_keys_to_ignore_on_load_unexpected``, are not in it.
+        name: What the message calls the checkpoint; no path.
+
+    Raises:
+        CheckpointError: Weights are missing, have no place in the model, or have another shape there.
+
+    >>> info = {"missing_keys": {"b", "a"}, "unexpected_keys": {"c"}, "mismatched_keys": set()}
+    >>> refuse_unfit_weights(info, "mine")
+    Traceback (most recent call last):
+    ...
+    hf_mllm_aug.errors.CheckpointError: mine lacks 2 of the model's weights, which would be random: a, b; and has 1 that
+    the model has no place for: c
+    """
+    missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    mismatched = [
+        f"{key} is {_shape(found)}, not {_shape(wanted)}" for key, found, wanted in sorted(info["mismatched_keys"])
+    ]
+    faults = [
+        f"lacks {len(missing)} of the model's weights, which would be random: {_first(missing)}" if missing else "",
+        f"has {len(unexpected)} that the model has no place for: {_first(unexpected)}" if unexpected else "",
+        f"has {len(mismatched)} of another shape than the model's: {_first(mismatched)}" if mismatched else "",
+    ]
+    if found := [fault for fault in faults if fault]:
+        raise CheckpointError(f"{name} {'; and '.join(found)}")
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _shape(sizes: Sequence[int]) -> str:
+    return " x ".join(map(str, sizes))
 
 
 def label(source: str) -> str:

@@ -17,6 +17,7 @@ import typer
 from hf_mllm_aug import __version__
 from hf_mllm_aug.commands import quiet
 from hf_mllm_aug.commands.caption import caption
+from hf_mllm_aug.commands.convert import convert
 from hf_mllm_aug.commands.demo import demo
 from hf_mllm_aug.commands.evaluate import evaluate
 from hf_mllm_aug.commands.failures import INTERRUPTED, exit_code, explain
@@ -38,6 +39,7 @@ app.command(epilog="Example: hf-mllm-aug shear captions --out captions-short --r
 app.command(epilog="Example: hf-mllm-aug publish captions OWNER/NAME --private")(publish)
 app.command(epilog="Example: hf-mllm-aug evaluate --model openai/clip-vit-base-patch32 --dataset captions")(evaluate)
 app.command(epilog="Example: hf-mllm-aug models")(models)
+app.add_typer(convert, name="convert")
 
 
 def _show_version(wanted: bool) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
 from hf_mllm_aug import schema
-from hf_mllm_aug.captioners.presets import PRESETS, WITHOUT_CODE
+from hf_mllm_aug.captioners.presets import PRESETS
 from hf_mllm_aug.errors import ColumnError, OutputExistsError, UsageError
 from hf_mllm_aug.keys import check_keys, make_keys
 from hf_mllm_aug.parquet_shards import WrittenSplit, holds_pictures, write_split
@@ -393,7 +393,7 @@ def _captioner_columns(dataset: Dataset, captioners: object) -> dict[str, str]:
         names[column] = name
     texts = [name for name, feature in dataset.features.items() if getattr(feature, "dtype", None) == "string"]
     columns = [name for name in texts if name in names or name in schema.caption_columns(texts)]
-    registered = {schema.caption_column(name): name for name in (*WITHOUT_CODE, *PRESETS)}
+    registered = {schema.caption_column(name): name for name in PRESETS}
     found: dict[str, str] = {}
     for column in columns:
         named = names.get(column) or registered.get(column) or column.removeprefix(schema.CAPTION_PREFIX)

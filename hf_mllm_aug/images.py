@@ -87,7 +87,7 @@ def to_rgb(
     label = f"{name}: " if name else ""
     if not data:
         raise ImageError(f"{label}the file is empty")
-    with _identify(io.BytesIO(data), label) as image:
+    with identify(io.BytesIO(data), label) as image:
         return _convert(image, label, max_pixels, max_aspect)
 
 
@@ -164,7 +164,7 @@ def _too_many_bytes(name: str, size: int | None, limit: int) -> str:
     return f"{label}too large a file: {found}more than {limit:,} bytes"
 
 
-def _identify(file: IO[bytes], label: str) -> PilImage.Image:
+def identify(file: IO[bytes], label: str) -> PilImage.Image:
     """Open a picture: read its header, decode nothing."""
     from PIL import Image
 
@@ -181,7 +181,8 @@ def _identify(file: IO[bytes], label: str) -> PilImage.Image:
             file.seek(0)
             return factory(file, "")
         except (SyntaxError, IndexError, TypeError, struct.error) as error:
-            broken = error  # how Pillow's plugins say "not mine"; the format after it may be
+            # How Pillow's plugins say "not mine"; a format after it may be. The last of them take anything for theirs.
+            broken = broken or error
         except Exception as error:
             raise ImageError(f"{label}broken picture: {_clean(error)}") from error
     if broken is not None and _looks_like_a_picture(prefix):
@@ -239,13 +240,19 @@ def _eight_bits(image: PilImage.Image) -> PilImage.Image:
 
     values = np.nan_to_num(np.asarray(image, dtype=np.float64))
     low, high = float(values.min()), float(values.max())
-    if image.mode == "F" and low >= 0 and high <= 1:
-        values = values * 255
-    elif image.mode != "F" and low >= 0 and high <= 65535:
-        values = values / 257
-    elif low < 0 or high > 255:
-        values = (values - low) * (255 / ((high - low) or 1))
-    return Image.fromarray(np.rint(values).astype(np.uint8))
+    eight = low >= 0 and high <= 255
+    if image.mode == "F" and eight and high <= 1:
+        greys = values * 255
+    elif image.mode.startswith("I;16") or (image.mode == "I" and low >= 0 and 255 < high <= 65535):
+        greys = values / 257
+    elif eight:  # of mode I too: what has 32 bits and needs 8 was made from 8
+        greys = values
+    else:
+        greys = (values - low) * (255 / ((high - low) or 1))
+    transparent = image.info.get("transparency")  # the one tone of a 16-bit PNG that is so
+    if isinstance(transparent, int):
+        greys[values == transparent] = 255
+    return Image.fromarray(np.rint(greys).astype(np.uint8))
 
 
 def _upright(image: PilImage.Image, source: PilImage.Image) -> PilImage.Image:

@@ -1,29 +1,35 @@
 """What a person names as SOURCE on the command line, opened as a `datasets.Dataset` of schema rows.
 
-A SOURCE is a folder of pictures, a staged or saved data set, a JSON list of pictures and captions, or a Hub id.
+A SOURCE is a folder of pictures, a staged or saved data set, a list of pictures and captions (JSON, TSV), tar shards or
+what else img2dataset writes, or a Hub id.
 Pictures stay undecoded here, so that one that cannot be decoded is a row with a reason later, not the end of the run.
 """
 
 from __future__ import annotations
 
 import glob
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_mllm_aug.errors import ColumnError, UsageError
+from hf_mllm_aug.loaders.forms import ANY, REPOSITORIES, open_form
 from hf_mllm_aug.loaders.picture_folder import load_picture_folder
-from hf_mllm_aug.schema import CAPTION, IMAGE, KEY, URL
+from hf_mllm_aug.loaders.recognise import is_hub_id as is_hub_id
+from hf_mllm_aug.loaders.recognise import recognise
+from hf_mllm_aug.schema import CAPTION, IMAGE, KEY, URL, base_features
 from hf_mllm_aug.staged import is_staged, open_staged, picture_columns
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
 KINDS = (
-    "a folder of pictures, a staged or saved data set, a .json list of pictures and captions, or a Hub id (OWNER/NAME)"
+    "a folder of pictures, a staged or saved data set, a .json or .tsv list of pictures and captions, .tar or .parquet "
+    "shards, or a Hub id (OWNER/NAME)"
 )
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# Forms that are opened by what they are, wherever they lie.
+_SHARDS = frozenset({"webdataset", "img2dataset-parquet", "img2dataset-folder", "yfcc-archive"})
+_SUFFIXES = (".tsv", ".tsv.gz", ".tsv.bz2", ".tar", ".tar.gz", ".tgz", ".parquet")
 _KEY_NAMES = (KEY, "__key__")
 _URL_NAMES = (URL, "image_url", "__url__")
 _CAPTION_NAMES = (CAPTION, "text", "txt")
@@ -46,8 +52,16 @@ def open_source(
         FormatError: The source breaks its format, or holds no pictures.
     """
     path = Path(source).expanduser()
-    if path.is_dir():
+    if path.is_dir() and not _is_saved(path) and not is_staged(path) and recognise([str(path)]) in _SHARDS:
+        dataset = _open_form(str(path), split, max_samples)
+    elif path.is_dir():
         dataset = _open_folder(path, split)
+    elif source.endswith(_SUFFIXES) and (path.is_file() or glob.has_magic(source) or source.startswith("hf://")):
+        dataset = _open_form(str(path) if path.is_file() else source, split, max_samples)
+    elif source in REPOSITORIES and not path.exists():
+        dataset = _open_form(source, split, max_samples)
+    elif path.is_file() and path.suffix in (".json", ".jsonl") and recognise([str(path)]) == "declip":
+        dataset = _open_form(str(path), split, max_samples, image_root=path.parent)
     elif path.suffix in (".json", ".jsonl") and (path.is_file() or glob.has_magic(source)):
         from hf_mllm_aug.loaders.pairs import load_pairs
 
@@ -64,19 +78,24 @@ def open_source(
     return _conform(dataset, image_column)
 
 
-def is_hub_id(source: str) -> bool:
-    """Whether a SOURCE is an OWNER/NAME on the Hub, and not something on this machine.
+def _open_form(source: str, split: str | None, max_samples: int | None, **options: Any) -> Dataset:
+    from datasets import Dataset, NamedSplit
 
-    >>> is_hub_id("google-research-datasets/conceptual_captions"), is_hub_id("photos")
-    (True, False)
-    """
-    return _HUB_ID.fullmatch(source) is not None and not Path(source).exists()
+    split = split or "train"
+    if max_samples is None:
+        return open_form(ANY, source, split=split, streaming=False, **options)
+    stream = open_form(ANY, source, split=split, streaming=True, **options).take(max_samples)
+    return Dataset.from_list(list(stream), features=base_features(), split=NamedSplit(split))
+
+
+def _is_saved(path: Path) -> bool:
+    return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
 
 
 def _open_folder(path: Path, split: str | None) -> Dataset:
     from datasets import load_from_disk
 
-    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+    if _is_saved(path):
         saved = load_from_disk(str(path))
         return saved[_pick_split(split, list(saved), str(path))] if isinstance(saved, dict) else saved
     if is_staged(path):

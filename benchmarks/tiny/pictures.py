@@ -43,7 +43,8 @@ VECTOR = {
     "streamline": "@iconify-json/streamline-emojis@1.2.4",
     "openmoji": "@iconify-json/openmoji@1.2.29",
 }
-STAMPS = "tuxpaint-stamps-default"
+BY_CODE = {"fluent-3d": ("@lobehub/fluent-emoji-3d@1.1.0", "assets")}  # folders of pictures named by code
+STAMPS, ART4APPS = "tuxpaint-stamps-default", "pysiogame"  # Debian packages; the second has Art4Apps' drawings
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,10 @@ def folder_name(package: str) -> str:
 
 
 def fetch(root: Path) -> None:
-    """Download and unpack the packages below ``root``, as ``root/npm/<name-version>`` and ``root/deb``."""
+    """Download and unpack the packages below ``root``, as ``root/npm/<name-version>`` and ``root/deb/<name>``."""
     npm, deb = root / "npm", root / "deb"
     npm.mkdir(parents=True, exist_ok=True)
-    for package in (*NAMES, *RASTER.values(), *VECTOR.values()):
+    for package in (*NAMES, *RASTER.values(), *VECTOR.values(), *(package for package, _ in BY_CODE.values())):
         folder = npm / folder_name(package)
         if folder.exists():
             continue
@@ -79,11 +80,16 @@ def fetch(root: Path) -> None:
         with tarfile.open(npm / f"{folder.name}.tgz") as archive:
             archive.extractall(folder.with_suffix(".part"), filter="data")
         (folder.with_suffix(".part") / "package").rename(folder)
-    if not deb.exists():
-        deb.mkdir()
-        subprocess.run(["apt-get", "download", STAMPS], cwd=deb, check=True)
-        for archive_file in deb.glob("*.deb"):
-            subprocess.run(["dpkg", "-x", str(archive_file), str(deb)], check=True)
+    for name in (STAMPS, ART4APPS):
+        folder = deb / name
+        if folder.exists():
+            continue
+        part = folder.with_suffix(".part")
+        part.mkdir(parents=True)
+        subprocess.run(["apt-get", "download", name], cwd=part, check=True)
+        for archive_file in part.glob("*.deb"):
+            subprocess.run(["dpkg", "-x", str(archive_file), str(part)], check=True)
+        part.rename(folder)
 
 
 def plain(name: str) -> str:
@@ -155,11 +161,17 @@ def emoji(npm: Path) -> Iterator[Picture]:
             )
             caption, category = known[code]
             yield Picture(f"{vendor}/{source}", vendor, caption, category, False, ("svg", svg))
+    for vendor, (package, folder) in BY_CODE.items():
+        for path in sorted((npm / folder_name(package) / folder).iterdir()):
+            code = path.stem.upper().replace("-FE0F", "")
+            if code in known:
+                name, category = known[code]
+                yield Picture(f"{vendor}/{code}", vendor, name, category, False, ("file", str(path)))
 
 
 def stamps(deb: Path) -> Iterator[Picture]:
     """Tux Paint's stamps; a fifth of them is held out by a hash of the path."""
-    root = deb / "usr" / "share" / "tuxpaint" / "stamps"
+    root = deb / STAMPS / "usr" / "share" / "tuxpaint" / "stamps"
     for text in sorted(root.rglob("*.txt")):
         key = text.relative_to(root).with_suffix("").as_posix()
         image = next((path for suffix in (".png", ".svg") if (path := text.with_suffix(suffix)).exists()), None)
@@ -169,6 +181,15 @@ def stamps(deb: Path) -> Iterator[Picture]:
         held_out = int(hashlib.sha256(key.encode()).hexdigest(), 16) % 5 == 0
         category = key.rsplit("/", 1)[0].replace("/", ", ")
         yield Picture(f"stamps/{key}", "stamps", sentence, category, held_out, ("file", str(image)))
+
+
+def art4apps(deb: Path) -> Iterator[Picture]:
+    """Art4Apps' drawings of words (CC BY-SA), named by their files, filed under their folders."""
+    root = deb / ART4APPS / "usr" / "share" / "games" / "pysiogame" / "res" / "images" / "art4apps"
+    for path in sorted(root.rglob("*.jpg")):
+        key = path.relative_to(root).with_suffix("").as_posix()
+        category = path.parent.name.replace("_n_", " ").replace("veg", "vegetables")
+        yield Picture(f"art4apps/{key}", "art4apps", path.stem.replace("_", " "), category, False, ("file", str(path)))
 
 
 def pixels(picture: Picture) -> bytes | None:
@@ -197,7 +218,7 @@ def pixels(picture: Picture) -> bytes | None:
 
 def collect(root: Path, out: Path) -> dict[str, int]:
     """Draw every picture into ``out``, pixels (n, SIZE, SIZE, 4) uint8 and columns; returns counts by source."""
-    pictures = [*emoji(root / "npm"), *stamps(root / "deb")]
+    pictures = [*emoji(root / "npm"), *stamps(root / "deb"), *art4apps(root / "deb")]
     with concurrent.futures.ProcessPoolExecutor() as pool:
         drawn = list(pool.map(pixels, pictures, chunksize=64))
     kept = [(picture, data) for picture, data in zip(pictures, drawn, strict=True) if data is not None]

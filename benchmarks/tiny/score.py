@@ -13,7 +13,6 @@ import argparse
 import io
 import json
 import platform
-import re
 import statistics
 import time
 from pathlib import Path
@@ -24,20 +23,8 @@ import transformers
 from PIL import Image
 
 from benchmarks.tiny.pictures import HELD_OUT_VENDOR
-from benchmarks.tiny.texts import label
+from benchmarks.tiny.texts import content_words, label
 from hf_mllm_aug import Augment, Captioner
-
-_FUNCTION_WORDS = "a an and at by for from in is it its of on or that the this to with"
-FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split(" "))
-
-
-def content_words(text: str) -> set[str]:
-    """Lower-case words and numbers that bear meaning.
-
-    >>> sorted(content_words("A red apple on the table."))
-    ['apple', 'red', 'table']
-    """
-    return set(re.findall(r"[^\W_]+", text.lower())) - FUNCTION_WORDS
 
 
 def content_f1(said: str, meant: str) -> float:

@@ -28,8 +28,8 @@ from transformers import (
 )
 
 from benchmarks.tiny.distortions import distort, normalise
-from benchmarks.tiny.model import processor
-from benchmarks.tiny.texts import label, train_tokenizer
+from benchmarks.tiny.miniatures.llava import processor
+from benchmarks.tiny.texts import END, IMAGE, PAD, START, UNKNOWN, label, train_tokenizer
 
 log = logging.getLogger("tiny.clip")
 LENGTH = 24  # tokens
@@ -86,7 +86,8 @@ def main() -> None:
         train = ~archive["held_out"]
         pixels, captions = torch.from_numpy(archive["pixels"][train]), archive["caption"][train].tolist()
     labels = [label(caption) for caption in captions]
-    tokenizer = train_tokenizer(labels, for_encoder=True)
+    # CLIP's text model takes an end token of id 2 for a sign of old files and looks elsewhere: so it has the last id.
+    tokenizer = train_tokenizer(labels, special=(PAD, START, UNKNOWN, IMAGE, END), puts=(START, END))
     llava = LlavaForConditionalGeneration.from_pretrained(args.llava)
     model = build(llava, tokenizer)
     features = see(model.eval(), pixels, args.views)

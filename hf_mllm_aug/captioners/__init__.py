@@ -5,7 +5,8 @@ Loaded models are kept a process, by checkpoint, type and device, until `unload`
 """
 
 from hf_mllm_aug.captioners.captioner import Captioner
+from hf_mllm_aug.captioners.cleanup import CleanUp
 from hf_mllm_aug.captioners.engine import unload
-from hf_mllm_aug.captioners.presets import PRESETS, WITHOUT_CODE, Preset, register
+from hf_mllm_aug.captioners.presets import PRESETS, Preset, Variant, register
 
-__all__ = ["PRESETS", "WITHOUT_CODE", "Captioner", "Preset", "register", "unload"]
+__all__ = ["PRESETS", "Captioner", "CleanUp", "Preset", "Variant", "register", "unload"]

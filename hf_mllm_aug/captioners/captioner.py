@@ -7,20 +7,21 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import hf_mllm_aug
 from hf_mllm_aug import schema
-from hf_mllm_aug.captioners import decoding, identity, presets
+from hf_mllm_aug.captioners import decoding, identity, preset_data, presets
+from hf_mllm_aug.captioners.devices import full_name
 from hf_mllm_aug.captioners.engine import ModelKey, Request, check_engine
 from hf_mllm_aug.captioners.pipeline import Caption, caption_rows
+from hf_mllm_aug.captioners.prompters.forms import DOCUMENTED, documented_prompt
 from hf_mllm_aug.captioners.rows import Column, hand_back, read_rows
-from hf_mllm_aug.errors import UnknownNameError, UsageError
+from hf_mllm_aug.errors import CheckpointError, UnknownNameError, UsageError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _DTYPES = ("auto", "float32", "float16", "bfloat16")
-_STYLES = ("auto", "segments", "chat")
-_DEFAULT_PROMPT = "Describe the image in English:"
+_STYLES = get_args(presets.PromptStyle)
 _DEFAULT_BATCH_SIZE = 8
 
 
@@ -38,7 +39,13 @@ class Captioner:
 
     Args:
         model: A preset (`captioners.PRESETS`), a Hub id ``org/name`` of an image-text-to-text model, or a local folder.
-        prompt: The question; ``<image>`` marks where the picture stands. None: the preset's.
+            A folder of one of the paper's MLLMs is asked as the preset of that MLLM says.
+        checkpoint: With a preset's name: the folder or Hub id to take in place of its checkpoint. ``"minigpt-4"``
+            needs it, for nobody publishes one ready to use.
+        preset: How the MLLM is asked: ``"default"``, or ``"paper"`` for what the paper's scripts do, prompt, decoding
+            and clean-up; see `captioners.preset_data`.
+        prompt: The question; ``<image>`` marks where the picture stands. None: the preset's, or what the model's
+            documentation has.
         image_column: The column of the pictures, in any form that `images.to_rgb` takes.
         key_column: The column of the rows' keys, which decide what is sampled; without it the picture's pixels do.
         output_column: The column of the captions. None: ``caption_<slug>``.
@@ -57,7 +64,8 @@ class Captioner:
         sentence_stop: End a row's decoding once its first sentence is over, and the caption with it. Its sheared form
             is the same as without. Ignored with beams.
         language: The captions' ISO 639 code, for ``sentence_stop``.
-        prompt_style: ``"segments"``, ``"chat"``, or ``"auto"`` for the preset's or what the checkpoint has.
+        prompt_style: How the prompt becomes the model's input, see `captioners.prompters`; ``"auto"`` for the preset's
+            or what fits the checkpoint.
         name: What columns and configs are named after. None: the preset's name, the Hub id, or the folder's base name.
 
     Raises:
@@ -66,14 +74,16 @@ class Captioner:
 
     Source: arXiv 2311.18765 and its released scripts, for the presets' prompts and lengths.
 
-    >>> captioner = Captioner("llava-1.5", generation={"do_sample": True, "temperature": 0.2})
+    >>> captioner = Captioner("qwen-vl", generation={"repetition_penalty": 1.1})
     >>> captioner.caption_column, captioner.error_column
-    ('caption_llava_1_5', 'error_llava_1_5')
-    >>> captioner.describe()["prompt"]
-    'Describe <image> in English:'
+    ('caption_qwen_vl', 'error_qwen_vl')
+    >>> captioner.resolved_prompt, Captioner("qwen-vl", preset="paper").resolved_prompt
+    ('<image>Describe the image in English:', '<image>Express emotional or artistic response:')
     """
 
     model: str | os.PathLike[str] = "tiny-llava"
+    checkpoint: str | os.PathLike[str] | None = field(default=None, kw_only=True)
+    preset: presets.VariantName = field(default="default", kw_only=True)
     prompt: str | None = field(default=None, kw_only=True)
     image_column: str = field(default=schema.IMAGE, kw_only=True)
     key_column: str = field(default=schema.KEY, kw_only=True)
@@ -89,14 +99,17 @@ class Captioner:
     on_error: Literal["null", "raise"] = field(default="null", kw_only=True)
     sentence_stop: bool = field(default=False, kw_only=True)
     language: str = field(default="en", kw_only=True)
-    prompt_style: Literal["auto", "segments", "chat"] = field(default="auto", kw_only=True)
+    prompt_style: presets.PromptStyle = field(default="auto", kw_only=True)
     name: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", os.fspath(self.model))  # a string from here on
+        if self.checkpoint is not None:
+            object.__setattr__(self, "checkpoint", os.fspath(self.checkpoint))
         if self.generation is not None:
             object.__setattr__(self, "generation", dict(self.generation))
         self._check_model()
+        presets.check_variant(self.preset, self.mllm, self.label)
         check_engine(self.engine)
         for argument, value, known in (
             ("dtype", self.dtype, _DTYPES),
@@ -108,64 +121,83 @@ class Captioner:
         for argument, count in (("max_new_tokens", self.max_new_tokens), ("batch_size", self.batch_size)):
             if count is not None and (not isinstance(count, int) or count < 1):
                 raise UsageError(f"{argument}={count!r} must be an integer of 1 or more")
-        if self.resolved_prompt.count(presets.IMAGE_MARK) > 1:
-            raise UsageError(f"the prompt {self.resolved_prompt!r} has {presets.IMAGE_MARK} more than once")
+        presets.check_prompt(self.resolved_prompt)
         decoding.resolve(self.decoding)
         if not schema.slug(self.label):
             raise UsageError(f"{self.label!r} has no letter a-z or digit to name columns after; pass name=")
         if self.caption_column in (self.error_column, self.image_column, self.key_column):
             raise UsageError(f"output_column={self.caption_column!r} is the name of another column of the captioner")
-        if self.folder is not None and self._is_own:
+        if self.own_folder is not None:
             identity.hash_by_content(type(self))
 
     def _check_model(self) -> None:
-        if self.preset is not None or os.path.isdir(self._model):
-            return
-        if self._model in presets.WITHOUT_CODE:
-            known = ", ".join(sorted(presets.PRESETS))
-            raise UsageError(
-                f"captioner {self._model!r} ({presets.WITHOUT_CODE[self._model]}): this version of hf-mllm-aug "
-                f"({hf_mllm_aug.__version__}) has no modelling code for it, and neither has transformers. "
-                f"To do: take one of {known}, or the Hub id of an image-text-to-text model"
-            )
-        if not _HUB_ID.fullmatch(self._model):
-            if "/" in self._model or "\\" in self._model:
-                raise UsageError(f"captioner {self._model!r}: there is no such folder")
+        if self.named is None and self.checkpoint is not None:
+            known = ", ".join(presets.PRESETS)
+            raise UsageError(f"checkpoint= goes with a preset's name ({known}), but model is {self._model!r}")
+        given = self._given
+        if given is not None and not os.path.isdir(given) and not _HUB_ID.fullmatch(given):
+            if "/" in given or "\\" in given or self.checkpoint is not None:
+                raise UsageError(f"captioner {given!r}: there is no such folder")
             hint = "Or give a Hub id (org/name) or a folder."
-            raise UnknownNameError("captioner", self._model, [*presets.PRESETS, *presets.WITHOUT_CODE], hint)
+            raise UnknownNameError("captioner", given, presets.PRESETS, hint)
+        if self.checkpoint is not None and self.folder is not None:
+            presets.check_architecture(self.folder, self.named)
 
     @property
     def _model(self) -> str:
         return os.fspath(self.model)
 
     @property
-    def _is_own(self) -> bool:
-        """Whether the model is the caller's own, not a preset of this package."""
-        return self.preset is None or self.preset.name not in presets.BUILT_IN
+    def _given(self) -> str | None:
+        """The checkpoint that the caller names: a Hub id or a folder; None if it is the preset's."""
+        if self.checkpoint is not None:
+            return os.fspath(self.checkpoint)
+        return self._model if self.named is None else None
 
     @property
-    def preset(self) -> presets.Preset | None:
+    def named(self) -> presets.Preset | None:
         """The preset of this name, if ``model`` is one."""
         return presets.PRESETS.get(self._model)
 
     @property
-    def source(self) -> str:
-        """Where the checkpoint is: a Hub id or a folder."""
-        return str(self.preset.source) if self.preset else self._model
+    def mllm(self) -> presets.Preset | None:
+        """The preset by which the model is asked: that of the name, or that of the checkpoint's architecture."""
+        return self.named or presets.of_checkpoint(self._model)
+
+    @property
+    def variant(self) -> presets.Variant:
+        """How the model is asked where no argument says otherwise."""
+        if self.mllm is not None:
+            return self.mllm.variants[self.preset]
+        prompt = documented_prompt(self.folder) if self.folder is not None else None
+        return presets.Variant(DOCUMENTED if prompt is None else prompt)
+
+    @property
+    def source(self) -> str | None:
+        """Where the checkpoint is: a Hub id or a folder; None where it has yet to be made."""
+        if self._given is not None or self.named is None:
+            return self._given
+        return None if self.named.source is None else str(self.named.source)
 
     @property
     def folder(self) -> Path | None:
         """The checkpoint's folder; None for one on the Hub."""
-        if self.preset is not None:
-            return self.preset.source if isinstance(self.preset.source, Path) else None
-        return Path(self._model) if os.path.isdir(self._model) else None
+        if self._given is None and self.named is not None:
+            return self.named.source if isinstance(self.named.source, Path) else None
+        return Path(self._given) if self._given is not None and os.path.isdir(self._given) else None
+
+    @property
+    def own_folder(self) -> Path | None:
+        """The checkpoint's folder, unless it is of this package: its files may change, and be elsewhere tomorrow."""
+        embedded = self._given is None and self._model in preset_data.BUILT_IN
+        return None if embedded else self.folder
 
     @property
     def label(self) -> str:
         """The captioner's name; never a path."""
         if self.name is not None:
             return self.name
-        if self.preset is not None or self.folder is None:
+        if self.named is not None or self.folder is None:
             return self._model
         return self.folder.resolve().name
 
@@ -187,52 +219,63 @@ class Captioner:
     @property
     def resolved_prompt(self) -> str:
         """The question that is asked."""
-        if self.prompt is not None:
-            return self.prompt
-        return self.preset.prompt if self.preset else _DEFAULT_PROMPT
+        return self.variant.prompt if self.prompt is None else self.prompt
 
     @property
     def resolved_prompt_style(self) -> str:
-        """``"segments"``, ``"chat"``, or ``"auto"`` where the checkpoint decides."""
-        return self.preset.prompt_style if self.preset and self.prompt_style == "auto" else self.prompt_style
+        """As ``prompt_style``; ``"auto"`` where the checkpoint decides."""
+        return self.mllm.prompt_style if self.mllm and self.prompt_style == "auto" else self.prompt_style
 
     @property
     def resolved_revision(self) -> str | None:
         """The revision that is asked for."""
-        return self.revision if self.revision is not None or self.preset is None else self.preset.revision
+        return self.revision if self.revision is not None or self._given or not self.named else self.named.revision
 
     @property
     def decoding(self) -> dict[str, Any]:
         """Every decoding parameter, set or neutral."""
-        return decoding.resolve(self.preset.decoding if self.preset else None, self.generation)
+        return decoding.resolve(self.variant.decoding, self.generation)
 
     @property
     def micro_batch(self) -> int:
         """Pictures a generate call."""
-        return self.batch_size or (self.preset.batch_size if self.preset else _DEFAULT_BATCH_SIZE)
+        return self.batch_size or (self.mllm.batch_size if self.mllm else _DEFAULT_BATCH_SIZE)
 
     @property
     def request(self) -> Request:
         """How an engine is to be asked."""
+        settings = self.decoding
         return Request(
             prompt=self.resolved_prompt,
-            decoding=self.decoding,
+            decoding=settings,
             max_new_tokens=self.max_new_tokens,
             seed=self.seed,
-            sentence_stop=self.sentence_stop and self.decoding["num_beams"] == 1,
+            sentence_stop=self.sentence_stop and settings["num_beams"] == 1,
             language=self.language,
+            clean_up=self.variant.clean_up,
         )
 
     def model_key(self, device: str | None) -> ModelKey:
-        """Which model is to be loaded."""
+        """Which model is to be loaded.
+
+        Raises:
+            CheckpointError: The preset's checkpoint has yet to be made.
+            UsageError: The device is a GPU, which cannot be used in a forked process.
+        """
+        if self.source is None:
+            make = self.named.make if self.named else ""
+            raise CheckpointError(
+                f"captioner {self.label!r} needs a checkpoint of your own making, for nobody publishes one ready to "
+                f"use. To do: {make} (see its --help), then Captioner({self._model!r}, checkpoint=FOLDER)"
+            )
         return ModelKey(
             engine=self.engine,
             source=self.source,
             revision=self.resolved_revision,
             dtype=self.dtype,
-            device=device,
+            device=full_name(device) if self.engine == "transformers" else device,
             prompt_style=self.resolved_prompt_style,
-            digest=identity.digest(self.folder) if self.folder is not None and self._is_own else None,
+            digest=identity.digest(self.own_folder) if self.own_folder is not None else None,
         )
 
     def settings(self) -> dict[str, Any]:
@@ -248,15 +291,19 @@ class Captioner:
         >>> Captioner().describe()["decoding"]["max_new_tokens"]
         30
         """
-        preset = self.preset
-        embedded = self.folder is not None
+        mllm, folder = self.mllm, self.folder
+        # Whose weights a folder has, its architecture does not say.
+        published = mllm if self.named is not None or folder is None else None
         return {
             "name": self.label,
-            "model": self.label if embedded else self.source,
+            "model": self.label if folder is not None or self.source is None else self.source,
             "revision": self.resolved_revision,
-            "digest": identity.digest(self.folder) if self.folder is not None else None,
+            "digest": identity.digest(folder) if folder is not None else None,
             "engine": self.engine,
-            "prompt": self.resolved_prompt,
+            "preset": mllm.name if mllm else None,
+            "variant": self.preset,
+            "variants": {name: variant.describe() for name, variant in mllm.variants.items()} if mllm else {},
+            "prompt": self._spoken_prompt(),
             "prompt_style": self.resolved_prompt_style,
             "decoding": {
                 **self.decoding,
@@ -265,13 +312,23 @@ class Captioner:
                 "sentence_stop": self.request.sentence_stop,
                 "language": self.language,
             },
-            "published_decoding": dict(preset.published_decoding) if preset else {},
+            "clean_up": self.variant.clean_up.describe(),
             "dtype": self.dtype,
             "package": f"hf-mllm-aug {hf_mllm_aug.__version__}",
-            "description": preset.description if preset else "",
-            "licence": preset.licence if preset else None,
-            "citation": preset.citation if preset else None,
+            "description": published.description if published else "",
+            "licence": published.licence if published else None,
+            "citation": mllm.citation if mllm else None,
         }
+
+    def _spoken_prompt(self) -> str:
+        """The question in words, as soon as the checkpoint is on this machine."""
+        if self.resolved_prompt != DOCUMENTED or self.source is None or self.folder is not None:
+            return self.resolved_prompt
+        from huggingface_hub import try_to_load_from_cache
+
+        config = try_to_load_from_cache(self.source, "config.json", revision=self.resolved_revision)
+        prompt = documented_prompt(Path(config).parent) if isinstance(config, str) else None
+        return DOCUMENTED if prompt is None else prompt
 
     def __call__(self, batch: Mapping[str, Any], rank: int | None = None) -> dict[str, Any]:
         """Caption a batch or one example.

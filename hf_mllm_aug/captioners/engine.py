@@ -13,10 +13,11 @@ import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from hf_mllm_aug.captioners.cleanup import CleanUp
 from hf_mllm_aug.errors import ImageError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ class ModelKey:
         source: A Hub id or a folder.
         revision: The Hub commit, branch or tag; None for the head.
         dtype: ``"auto"`` or the name of a torch type.
-        device: ``"cpu"``, ``"cuda:0"``, ...; None for the best that is there.
-        prompt_style: ``"segments"``, ``"chat"``, or ``"auto"`` to go by what the checkpoint has.
+        device: ``"cpu"``, ``"cuda:0"``, ..., one name a device; None for the best that is there.
+        prompt_style: As `captioners.prompters` has them; ``"auto"`` to go by what the checkpoint has.
         digest: Of the files of a folder of the caller's own, which may be written anew; None for other sources.
     """
 
@@ -63,6 +64,7 @@ class Request:
         seed: With a row's key it decides what is sampled for the row.
         sentence_stop: Whether a row's decoding may end once its first sentence is over.
         language: Of the captions, for `sentence_stop`.
+        clean_up: What will be cut from the texts; an engine may end decoding at its stops.
     """
 
     prompt: str
@@ -71,6 +73,7 @@ class Request:
     seed: int
     sentence_stop: bool
     language: str
+    clean_up: CleanUp = field(default_factory=CleanUp)
 
 
 class Engine(Protocol):
@@ -90,7 +93,8 @@ class Engine(Protocol):
             request: How.
 
         Returns:
-            (n,) texts, or the error of a picture that the model's processor refuses.
+            (n,) texts, without special tokens and not cleaned up; or the error of a picture that the model's
+            processor refuses.
         """
         ...
 
@@ -131,6 +135,12 @@ def loaded(key: ModelKey) -> Engine:
                 del _LOADED[stale]
             _LOADED[key] = importlib.import_module(_ENGINES[key.engine]).load(key)
         return _LOADED[key]
+
+
+def resident(key: ModelKey) -> ModelKey | None:
+    """The key of a loaded model that differs in its device at most; None if there is none."""
+    with _LOCK:
+        return next((other for other in _LOADED if replace(other, device=key.device) == key), None)
 
 
 def unload() -> None:

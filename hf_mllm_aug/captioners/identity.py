@@ -17,14 +17,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_mllm_aug.captioners import presets
+from hf_mllm_aug.captioners import preset_data, presets
 
 if TYPE_CHECKING:
     from hf_mllm_aug.captioners.captioner import Captioner
 
 logger = logging.getLogger(__name__)
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """To be raised with every change of this package that changes captions: cached ones would be stale."""
 
 # Files that change no caption.
@@ -77,6 +77,7 @@ def identity(captioner: Captioner) -> dict[str, Any]:
         "prompt": captioner.resolved_prompt,
         "prompt_style": captioner.resolved_prompt_style,
         "decoding": dict(captioner.decoding),
+        "clean_up": captioner.variant.clean_up.describe(),
     }
 
 
@@ -84,8 +85,8 @@ def reduced(captioner: Captioner, settings: Mapping[str, Any]) -> tuple[Any, ...
     """A captioner's pickle: its settings, and the preset if it is the caller's own, for a process that has not
     registered it.
     """
-    preset = captioner.preset
-    own = None if preset is None or preset.name in presets.BUILT_IN else preset
+    preset = captioner.mllm
+    own = None if preset is None or preset.name in preset_data.BUILT_IN else preset
     return _rebuild, (type(captioner), dict(settings), own, identity(captioner))
 
 
@@ -99,8 +100,10 @@ def _rebuild(
 
 def _same_content(pickler: Any, captioner: Captioner) -> None:
     """Write a captioner to `datasets`' hash: as in its pickle, but without the path of its checkpoint."""
-    function, (kind, settings, _, found) = reduced(captioner, captioner.settings())
-    pickler.save_reduce(function, (kind, {**settings, "model": captioner.label}, None, found), obj=captioner)
+    function, (kind, settings, own, found) = reduced(captioner, captioner.settings())
+    if captioner.own_folder is not None:
+        settings, own = {**settings, "model": captioner.label, "checkpoint": None}, None
+    pickler.save_reduce(function, (kind, settings, own, found), obj=captioner)
 
 
 def hash_by_content(kind: type[Captioner]) -> None:

@@ -60,20 +60,21 @@ def caption_rows(captioners: Sequence[Captioner], rows: Rows, rank: int | None =
     if rank is not None and not isinstance(rank, int):
         raise UsageError("a captioner takes no indices: drop with_indices=True; with_rank=True is enough")
     captions = [[Caption(None, "not captioned")] * len(rows) for _ in captioners]
-    with_digest = any(captioner.decoding["do_sample"] for captioner in captioners)
+    requests = [captioner.request for captioner in captioners]
+    with_digest = any(request.decoding["do_sample"] for request in requests)
     window = max(captioner.micro_batch for captioner in captioners)
     for pictures, failures in _decoded(rows, window, with_digest):
-        for captioner, column in zip(captioners, captions, strict=True):
+        for captioner, request, column in zip(captioners, requests, captions, strict=True):
             for index, error in failures:
                 column[index] = _failed(captioner, rows, index, error)
             if not pictures:
                 continue
-            model = engine.loaded(captioner.model_key(_device(captioner, rank)))
+            model = engine.loaded(_key(captioner, rows, rank))
             for part in _parts(pictures, captioner, model):
-                for picture, result in zip(part, _generate(model, captioner, part), strict=True):
+                for picture, result in zip(part, _generate(model, captioner, request, part), strict=True):
                     if isinstance(result, ImageError):
                         column[picture.index] = _failed(captioner, rows, picture.index, result)
-                    elif not (text := _cut(result, captioner)):
+                    elif not (text := _cut(result, request)):
                         nothing = ImageError("the model wrote nothing")
                         column[picture.index] = _failed(captioner, rows, picture.index, nothing)
                     else:
@@ -91,26 +92,28 @@ def _parts(pictures: list[_Picture], captioner: Captioner, model: engine.Engine)
         at += len(part)
 
 
-def _generate(model: engine.Engine, captioner: Captioner, part: list[_Picture]) -> Sequence[str | ImageError]:
-    texts = model.generate([picture.image for picture in part], [picture.key for picture in part], captioner.request)
+def _generate(
+    model: engine.Engine, captioner: Captioner, request: engine.Request, part: list[_Picture]
+) -> Sequence[str | ImageError]:
+    texts = model.generate([picture.image for picture in part], [picture.key for picture in part], request)
     if len(texts) != len(part):
         raise CaptionError(f"the engine {captioner.engine!r} gave {len(texts)} captions for {len(part)} pictures")
     return texts
 
 
-def _cut(text: str, captioner: Captioner) -> str:
-    """End the caption with its first sentence, if decoding was to end there.
+def _cut(text: str, request: engine.Request) -> str:
+    """Clean the caption up, and end it with its first sentence, if decoding was to end there.
 
     A row may end a token before or after the sentence is proven over, so the text would else depend on how its words
     fall into tokens.
     """
-    text = text.strip()
-    if not captioner.request.sentence_stop:
+    text = request.clean_up(text)
+    if not request.sentence_stop:
         return text
     from hf_mllm_aug.shearing import first_sentence_end
 
     # A blank line ends a paragraph: what is here is all there is.
-    return text[: first_sentence_end(f"{text}\n\n", captioner.language)].strip()
+    return text[: first_sentence_end(f"{text}\n\n", request.language)].strip()
 
 
 def _failed(captioner: Captioner, rows: Rows, index: int, error: ImageError) -> Caption:
@@ -119,6 +122,18 @@ def _failed(captioner: Captioner, rows: Rows, index: int, error: ImageError) -> 
         where = f"row {key!r}" if key is not None else f"row {index} of the batch"
         raise CaptionError(f"{captioner.label}: {where}: {error}") from error
     return Caption(None, str(error))
+
+
+def _key(captioner: Captioner, rows: Rows, rank: int | None) -> engine.ModelKey:
+    """Which model is to caption the rows.
+
+    For a single row ``map(with_indices=True)`` passes the row's index just as ``map(with_rank=True)`` passes the rank.
+    So there a model that this process has loaded is kept, on whatever GPU: an index must not load one onto each.
+    """
+    key = captioner.model_key(_device(captioner, rank))
+    if rank is None or not rows.single:
+        return key
+    return engine.resident(key) or key
 
 
 def _device(captioner: Captioner, rank: int | None) -> str | None:

@@ -1,40 +1,50 @@
-"""The captioners that have a name, as data: checkpoint, prompt, decoding, licence, citation.
+"""The captioners that have a name, as data: checkpoint, prompt, decoding, clean-up, licence, citation.
 
-A new MLLM whose architecture `transformers` has is one more `register(Preset(...))`, here or in your own code.
+A new MLLM is one more `register(Preset(...))`, in `preset_data` or in your own code.
 """
 
 from __future__ import annotations
 
+import functools
+import json
+import os
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from hf_mllm_aug.errors import UsageError
+from hf_mllm_aug.captioners import decoding
+from hf_mllm_aug.captioners.cleanup import CleanUp
+from hf_mllm_aug.errors import UnknownNameError, UsageError
 
-PromptStyle = Literal["segments", "chat"]
+PromptStyle = Literal["auto", "segments", "chat", "plain", "native"]
+VariantName = Literal["default", "paper"]
 
 IMAGE_MARK = "<image>"
 """Where the picture stands in a prompt."""
 
-_EMBEDDED = Path(__file__).parent / "tiny"
+VARIANTS: tuple[VariantName, ...] = ("default", "paper")
 
-_PAPER = """@article{liu2023mllms,
-  title   = {{MLLMs-Augmented Visual-Language Representation Learning}},
-  author  = {Liu, Yanqing and Wang, Kai and Shao, Wenqi and Luo, Ping and Qiao, Yu and Shou, Mike Zheng and Zhang,
-  Kaipeng
-             and You, Yang},
-  journal = {arXiv preprint arXiv:2311.18765},
-  year    = {2023}
-}"""
 
-_LLAVA_1_5 = """@inproceedings{liu2024improved,
-  title     = {Improved Baselines with Visual Instruction Tuning},
-  author    = {Liu, Haotian and Li, Chunyuan and Li, Yuheng and Lee, Yong Jae},
-  booktitle = {CVPR},
-  year      = {2024}
-}"""
+@dataclass(frozen=True)
+class Variant:
+    """One way of asking an MLLM, and of making captions of its answers.
+
+    Args:
+        prompt: The question, with ``<image>`` where the picture stands. Without it the picture comes first.
+        decoding: Decoding parameters. Those that are not named have the neutral values of
+            `captioners.decoding.NEUTRAL`, never those of the checkpoint.
+        clean_up: What is cut from the answer.
+    """
+
+    prompt: str
+    decoding: Mapping[str, Any] = field(default_factory=dict)
+    clean_up: CleanUp = field(default_factory=CleanUp)
+
+    def describe(self) -> dict[str, Any]:
+        """What is set, as JSON values."""
+        return {"prompt": self.prompt, "decoding": dict(self.decoding), "clean_up": self.clean_up.describe()}
 
 
 @dataclass(frozen=True)
@@ -43,36 +53,69 @@ class Preset:
 
     Args:
         name: What users write, such as ``"llava-1.5"``; columns and configs are named after it.
-        source: A Hub id (``org/name``), or the folder of an embedded checkpoint.
-        prompt: The question, with ``<image>`` where the picture stands. Without it the picture comes first.
+        source: A Hub id (``org/name``), or the folder of an embedded checkpoint. None where nobody publishes one: it
+            has to be made, and given as ``Captioner(name, checkpoint=...)``.
+        prompt: As in `Variant`, and so are ``decoding`` and ``clean_up``: together the variant ``"default"``.
         description: One sentence for cards and `models`.
         licence: SPDX name or the licence's own name.
         citation: BibTeX.
-        prompt_style: ``"segments"``: the text before and after the picture is tokenised as two separate pieces, with no
-            conversation around it; ``"chat"``: the checkpoint's chat template.
-        decoding: What `Captioner` decodes with unless its ``generation`` says otherwise. Parameters that are not named
-            have the neutral values of `captioners.decoding.NEUTRAL`, never those of the checkpoint.
-        published_decoding: What the paper's scripts decoded with, where that differs; pass it as ``generation``.
+        prompt_style: See `captioners.prompters`.
+        decoding: See ``prompt``.
+        clean_up: See ``prompt``.
+        paper: How the released scripts of arXiv 2311.18765 ask this MLLM; None if they do not.
         revision: The commit of the checkpoint; None for its head.
         batch_size: Pictures a `generate` call, unless `Captioner` says otherwise.
+        recognised_by: What a folder's ``config.json`` must say for this preset to apply to it: alternatives, each with
+            dotted names and their values; None is any value.
+        make: Where ``source`` is None, the command that makes a checkpoint.
     """
 
     name: str
-    source: str | Path
+    source: str | Path | None
     prompt: str
     description: str
     licence: str
     citation: str
     prompt_style: PromptStyle = "chat"
     decoding: Mapping[str, Any] = field(default_factory=dict)
-    published_decoding: Mapping[str, Any] = field(default_factory=dict)
+    clean_up: CleanUp = field(default_factory=CleanUp)
+    paper: Variant | None = None
     revision: str | None = None
     batch_size: int = 8
+    recognised_by: tuple[Mapping[str, str | None], ...] = ()
+    make: str = ""
 
     @property
     def embedded(self) -> bool:
         """Whether the checkpoint comes with this package."""
         return isinstance(self.source, Path)
+
+    @property
+    def variants(self) -> dict[str, Variant]:
+        """The ways of asking it, by name."""
+        found = {"default": Variant(self.prompt, self.decoding, self.clean_up)}
+        return {**found, "paper": self.paper} if self.paper is not None else found
+
+    def recognises(self, settings: Mapping[str, Any]) -> bool:
+        """Whether a checkpoint is of this MLLM's architecture.
+
+        Args:
+            settings: The content of its ``config.json``.
+
+        >>> PRESETS["otter"].recognises({"model_type": "otter"}), PRESETS["otter"].recognises({"model_type": "llama"})
+        (True, False)
+        """
+        return any(
+            all(_fits(settings, name, value) for name, value in alternative.items())
+            for alternative in self.recognised_by
+        )
+
+
+def _fits(settings: Mapping[str, Any], name: str, value: str | None) -> bool:
+    found: Any = settings
+    for part in name.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found is not None if value is None else found == value
 
 
 _PRESETS: dict[str, Preset] = {}
@@ -80,21 +123,12 @@ _PRESETS: dict[str, Preset] = {}
 PRESETS: Mapping[str, Preset] = types.MappingProxyType(_PRESETS)
 """The registered presets by name, read-only; `register` adds to it."""
 
-WITHOUT_CODE: Mapping[str, str] = types.MappingProxyType(
-    {
-        "minigpt-4": "Vision-CAIR/MiniGPT-4 on Vicuna v0",
-        "otter": "OTTER-Image-MPT7B",
-        "qwen-vl": "Qwen/Qwen-VL, version 1",
-    }
-)
-"""The paper's other MLLMs, which `transformers` lacks: known, so that the error can say what is missing."""
-
 
 def register(preset: Preset) -> None:
     """Make a captioner known under its name.
 
     Raises:
-        UsageError: The name is taken, or could be mistaken for a Hub id or a path.
+        UsageError: The name is taken, or could be mistaken for a Hub id or a path; or a variant cannot be asked for.
 
     >>> register(PRESETS["tiny-llava"])
     Traceback (most recent call last):
@@ -105,39 +139,91 @@ def register(preset: Preset) -> None:
         raise UsageError(f"a captioner named {preset.name!r} is registered already")
     if not preset.name or "/" in preset.name or "\\" in preset.name:
         raise UsageError(f"captioner name {preset.name!r}: empty, or with a slash as Hub ids and folders have")
+    if preset.source is None and not preset.make:
+        raise UsageError(f"captioner {preset.name!r} has no source: say with make= how its checkpoint is made")
+    for variant in preset.variants.values():
+        decoding.resolve(variant.decoding)
+        check_prompt(variant.prompt)
     _PRESETS[preset.name] = preset
 
 
-register(
-    Preset(
-        name="tiny-llava",
-        source=_EMBEDDED / "llava",
-        prompt="Describe <image> in English:",
-        prompt_style="segments",
-        description=(
-            "A miniature of LLaVA-1.5's architecture that comes with the package, trained on emoji and stickers. It "
-            "makes the first command real without a download; it is no substitute for a full model."
+def check_prompt(prompt: str) -> None:
+    """Make sure that a prompt has one picture at most.
+
+    Raises:
+        UsageError: It has more.
+    """
+    if prompt.count(IMAGE_MARK) > 1:
+        raise UsageError(f"the prompt {prompt!r} has {IMAGE_MARK} more than once")
+
+
+def check_variant(name: str, preset: Preset | None, captioner: str) -> None:
+    """Make sure that a captioner has a variant.
+
+    Args:
+        name: Of the variant.
+        preset: The captioner's.
+        captioner: What the message calls it.
+
+    Raises:
+        UsageError: It has not, or there is none of that name.
+    """
+    if name not in VARIANTS:
+        raise UnknownNameError("preset variant", name, VARIANTS, "A captioner's name is the first argument.")
+    if name != "default" and (preset is None or name not in preset.variants):
+        known = ", ".join(known.name for known in _PRESETS.values() if name in known.variants)
+        raise UsageError(
+            f"captioner {captioner!r} has no variant {name!r}, for the paper did not use it. Known: {known}"
+        )
+
+
+def check_architecture(folder: Path, preset: Preset | None) -> None:
+    """Make sure that a checkpoint is of a preset's architecture, as far as both say what they are.
+
+    Raises:
+        UsageError: It is of another.
+    """
+    settings = folder_config(folder)
+    if preset is None or not preset.recognised_by or not settings or preset.recognises(settings):
+        return
+    raise UsageError(
+        f"checkpoint {folder.resolve().name!r} is no {preset.name}: its config.json names the model type "
+        f"{settings.get('model_type')!r}. To do: give the folder alone, Captioner(FOLDER), or another preset's name"
+    )
+
+
+def of_checkpoint(source: str) -> Preset | None:
+    """The preset of an MLLM's checkpoint that is given without its name, if there is one.
+
+    Args:
+        source: A folder, which is recognised by its ``config.json``, or a Hub id, which is by being a preset's.
+    """
+    settings = folder_config(Path(source)) if os.path.isdir(source) else None
+    return next(
+        (
+            preset
+            for preset in _PRESETS.values()
+            if (preset.recognises(settings) if settings is not None else preset.source == source)
         ),
-        licence="CC BY-SA 4.0",
-        citation=_PAPER,
-        batch_size=32,
+        None,
     )
-)
 
-register(
-    Preset(
-        name="llava-1.5",
-        source="llava-hf/llava-1.5-7b-hf",
-        prompt="Describe <image> in English:",
-        prompt_style="segments",
-        description="LLaVA-1.5 7B, with the paper's prompt and without a conversation around it.",
-        licence="Llama 2 Community License",
-        citation=_LLAVA_1_5,
-        # Greedy by default: a caption then depends on the picture alone. The paper sampled.
-        published_decoding={"do_sample": True, "temperature": 0.2},
-        batch_size=48,
-    )
-)
 
-BUILT_IN: frozenset[str] = frozenset(_PRESETS)
-"""The names that every installation of this version has."""
+def folder_config(folder: Path) -> Mapping[str, Any] | None:
+    """What a checkpoint's ``config.json`` says; nothing if it is damaged, None if there is none."""
+    file = folder / "config.json"
+    try:
+        stamp = file.stat()
+    except OSError:
+        return None
+    return _read_config(file, stamp.st_mtime_ns, stamp.st_size)
+
+
+@functools.lru_cache(maxsize=64)
+def _read_config(file: Path, *_: int) -> Mapping[str, Any]:
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # loading the model will say so
+        return {}
+    return settings if isinstance(settings, dict) else {}
+

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig, StoppingCriteriaList
 
+from hf_mllm_aug import mllms
 from hf_mllm_aug.captioners import fork
+from hf_mllm_aug.captioners.cleanup import CleanUp
 from hf_mllm_aug.captioners.engine import ModelKey, Request
-from hf_mllm_aug.captioners.processors import Prompter, load_prompter
+from hf_mllm_aug.captioners.prompters import Prompter, load_prompter
 from hf_mllm_aug.captioners.sampling import row_seed, samplers
-from hf_mllm_aug.captioners.sentence_stop import SentenceStop, decode
-from hf_mllm_aug.checkpoints import reason, refuse_foreign_code, refuse_missing_weights
+from hf_mllm_aug.captioners.sentence_stop import CaptionStop, decode
+from hf_mllm_aug.checkpoints import reason, refuse_foreign_code, refuse_unfit_weights
 from hf_mllm_aug.errors import AugError, CheckpointError, ImageError, UsageError
 
 if TYPE_CHECKING:
@@ -85,28 +87,40 @@ class TransformersEngine:
     def _decode(self, inputs: dict[str, torch.Tensor], keys: Sequence[str], request: Request) -> list[str]:
         model, tokenizer = self._model, self._prompter.tokenizer
         decoding = request.decoding
-        names = (*_GREEDY, *_BEAMS) if decoding["num_beams"] > 1 else _GREEDY
+        beams = decoding["num_beams"] > 1
+        ends = self._ends(request.clean_up.stops)
         config = _generation_config(
             do_sample=False,
             max_new_tokens=request.max_new_tokens,
-            **{name: decoding[name] for name in names},
-            **self._special,
+            **{name: decoding[name] for name in ((*_GREEDY, *_BEAMS) if beams else _GREEDY)},
+            **{**self._special, "eos_token_id": ends or None},
         )
         options: dict[str, Any] = {}
         if decoding["do_sample"]:
             options["logits_processor"] = samplers(decoding, [row_seed(request.seed, key) for key in keys])
-        stop = None
-        if request.sentence_stop and decoding["num_beams"] == 1:
-            stop = SentenceStop(tokenizer, request.language)
-            options["stopping_criteria"] = StoppingCriteriaList([stop])
+        stop = CaptionStop(
+            tokenizer,
+            request.language if request.sentence_stop and not beams else None,
+            CleanUp() if beams else request.clean_up,
+            decoding["min_new_tokens"],
+        )
+        options["stopping_criteria"] = StoppingCriteriaList([stop])
         output = model.generate(**self._on_device(inputs), generation_config=config, **options).cpu()
-        ids = inputs["input_ids"]
-        n_prompt = ids.shape[1]
-        # Decoder-only models give the prompt back, others do not.
-        echoed = output.shape[1] >= n_prompt and torch.equal(output[:, :n_prompt], ids.cpu())
-        rows = output[:, n_prompt if echoed else 0 :].tolist()
-        lengths = stop.lengths if stop is not None else [None] * len(rows)
-        return [decode(tokenizer, self._own(row[:length])).strip() for row, length in zip(rows, lengths, strict=True)]
+        rows = output[:, stop.n_given(output, beams=beams) :].tolist()
+        lengths = [None] * len(rows) if beams else stop.lengths
+        kept = [_until(ends, row[:length]) for row, length in zip(rows, lengths, strict=True)]
+        return [decode(tokenizer, ids).strip() for ids in kept]
+
+    def _ends(self, stops: Sequence[str]) -> list[int]:
+        """The tokens that end a row: the checkpoint's, and the stops that its tokenizer has as tokens of their own.
+
+        Such a stop does not show in the text, where special tokens are left out.
+        """
+        ends = list(self._special["eos_token_id"] or [])
+        if stops:
+            added = self._prompter.tokenizer.get_added_vocab()
+            ends += [added[stop] for stop in stops if stop in added and added[stop] not in ends]
+        return ends
 
     def _on_device(self, inputs: dict[str, torch.Tensor]) -> dict[str, Any]:
         def move(value: Any) -> Any:
@@ -117,10 +131,10 @@ class TransformersEngine:
 
         return {name: move(value) for name, value in inputs.items()}
 
-    def _own(self, ids: list[int]) -> list[int]:
-        """A row up to its end token: what a batch appends behind it is padding, which need not be a special token."""
-        ends = self._special["eos_token_id"] or []
-        return next((ids[:index] for index, token in enumerate(ids) if token in ends), ids)
+
+def _until(ends: Sequence[int], ids: list[int]) -> list[int]:
+    """A row up to its end token: what a batch appends behind it is padding, which need not be a special token."""
+    return next((ids[:index] for index, token in enumerate(ids) if token in ends), ids)
 
 
 def _generation_config(**settings: Any) -> Any:
@@ -129,7 +143,10 @@ def _generation_config(**settings: Any) -> Any:
 
 
 def _special_ids(model: Any, tokenizer: Any) -> dict[str, Any]:
-    """End, start and padding tokens: the checkpoint's generation settings know best, then its tokenizer."""
+    """End, start and padding tokens: the checkpoint's generation settings know best, then its tokenizer.
+
+    An end that is forced at the last position is left out: it would take the place of a word that was cut off anyway.
+    """
     stored = model.generation_config
     ends = stored.eos_token_id if stored.eos_token_id is not None else tokenizer.eos_token_id
     ends = [ends] if isinstance(ends, int) else ends
@@ -139,8 +156,10 @@ def _special_ids(model: Any, tokenizer: Any) -> dict[str, Any]:
     )
     start = stored.bos_token_id if stored.bos_token_id is not None else tokenizer.bos_token_id
     special = {"eos_token_id": ends, "pad_token_id": pad, "bos_token_id": start}
-    if getattr(stored, "decoder_start_token_id", None) is not None:
-        special["decoder_start_token_id"] = stored.decoder_start_token_id
+    # Encoder-decoders of BART's kind begin with one token and are made to say another before their first word.
+    for name in ("decoder_start_token_id", "forced_bos_token_id"):
+        if getattr(stored, name, None) is not None:
+            special[name] = getattr(stored, name)
     return special
 
 
@@ -151,7 +170,7 @@ def load(key: ModelKey) -> TransformersEngine:
         key: Which, and where to.
 
     Returns:
-        The engine, tried out on a grey picture: a checkpoint whose processor cannot work fails here, not on every row.
+        The engine. A checkpoint whose processor cannot work fails here, not on every row: the prompter is tried out.
 
     Raises:
         CheckpointError: The checkpoint is not there, or does not fit.
@@ -161,6 +180,7 @@ def load(key: ModelKey) -> TransformersEngine:
     device = _device(key.device)
     dtype = _dtype(key.dtype, device)
     try:
+        mllms.register()
         refuse_foreign_code(key.source, key.label, key.revision)
         config = AutoConfig.from_pretrained(key.source, revision=key.revision, trust_remote_code=False)
         prompter = load_prompter(key, config)
@@ -172,29 +192,16 @@ def load(key: ModelKey) -> TransformersEngine:
             trust_remote_code=False,
             dtype=dtype,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
             **placement,
         )
-        refuse_missing_weights(info, key.label)
+        refuse_unfit_weights(info, key.label)
         model = model.eval() if placement else model.eval().to(device)
     except AugError:
         raise
     except Exception as error:  # safetensors, pickle and torch have errors of their own
         raise CheckpointError(f"cannot load {key.label}: {reason(error, key.source, key.label)}") from error
-    engine = TransformersEngine(model, prompter)
-    _try_out(prompter, key)
-    return engine
-
-
-def _try_out(prompter: Prompter, key: ModelKey) -> None:
-    from PIL import Image
-
-    try:
-        prompter.inputs([Image.new("RGB", (64, 48), (128, 128, 128))], "Describe <image>")
-    except AugError:
-        raise
-    except Exception as error:
-        text = reason(error, key.source, key.label)
-        raise CheckpointError(f"the processor of {key.label} does not work here: {text}") from error
+    return TransformersEngine(model, prompter)
 
 
 def _device(name: str | None) -> torch.device:

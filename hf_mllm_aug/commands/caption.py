@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hf_mllm_aug import schema
+from hf_mllm_aug.captioners.presets import VariantName
 from hf_mllm_aug.commands import quiet
 from hf_mllm_aug.commands.options import (
     DebugOption,
@@ -39,14 +40,21 @@ def caption(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SOURCE", help="A folder of pictures, a staged or saved data set, a .json of pairs, a Hub id."
+            metavar="SOURCE", help="A folder of pictures, a data set, a .json or .tsv list, .tar or .parquet shards, a Hub id."
         ),
     ],
     captioner: Annotated[
         list[str],
-        typer.Option("--captioner", metavar="NAME", help="See `models`. Repeat it for several captions a picture."),
+        typer.Option(
+            "--captioner",
+            metavar="NAME[=CHECKPOINT]",
+            help="See `models`; CHECKPOINT is a folder or Hub id in place of its own. Repeat it for several captions.",
+        ),
     ],
     out: OutOption,
+    preset: Annotated[
+        VariantName, typer.Option("--preset", help="default, or paper: asked exactly as the paper's scripts did.")
+    ] = "default",
     split: SplitOption = None,
     image_column: ImageColumnOption = None,
     max_samples: MaxSamplesOption = None,
@@ -68,20 +76,25 @@ def caption(
     The captions are sheared, and staged as a Hub data set of several configs with its card. A picture that cannot be
     captioned gets a null caption and a reason; no other row is affected.
     """
-    from hf_mllm_aug import Augment, Shear, build_card, save_configs, to_configs
+    from hf_mllm_aug import Augment, Captioner, Shear, build_card, save_configs, to_configs
     from hf_mllm_aug.configs import check_config_names, config_name, split_name
     from hf_mllm_aug.sources import is_hub_id, open_source
     from hf_mllm_aug.staged import check_free, keep_record
 
     # Whatever can be refused is refused before the work, so that no caption is lost to it.
     check_free(out)
-    augment = Augment(captioner, shear=Shear(rule=rule), keep_unsheared=keep_unsheared, batch_size=batch_size)
+    named = [text.partition("=")[::2] for text in captioner]
+    captioners = [
+        Captioner(name, checkpoint=checkpoint or None, preset=preset, batch_size=batch_size)
+        for name, checkpoint in named
+    ]
+    augment = Augment(captioners, shear=Shear(rule=rule), keep_unsheared=keep_unsheared)
     check_config_names([config_name(member.label) for member in augment.members])
     with quiet.progress(wanted=False):
         rows = open_source(source, split=split, image_column=image_column, max_samples=max_samples)
         if schema.KEY in rows.column_names:
             to_configs(rows.select_columns([schema.KEY]))
-    say(f"{count(len(rows), 'picture')} of {source}, captioned by {', '.join(captioner)}")
+    say(f"{count(len(rows), 'picture')} of {source}, captioned by {', '.join(member.label for member in captioners)}")
 
     start = time.perf_counter()
     with quiet.progress(wanted=True):

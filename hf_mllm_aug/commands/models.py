@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from hf_mllm_aug.commands.options import DebugOption
 from hf_mllm_aug.commands.terminal import say, show_table
+
+if TYPE_CHECKING:
+    from hf_mllm_aug.captioners.presets import Preset
 
 
 def models(debug: DebugOption = False) -> None:
@@ -15,7 +20,7 @@ def models(debug: DebugOption = False) -> None:
         [
             [
                 preset.name,
-                "in this package" if preset.embedded else str(preset.source),
+                _checkpoint(preset),
                 preset.licence,
                 preset.description,
             ]
@@ -23,4 +28,12 @@ def models(debug: DebugOption = False) -> None:
         ],
     )
     say()
+    names = ", ".join(preset.name for preset in PRESETS.values() if preset.paper is not None)
+    say(f'Captioner(NAME, preset="paper") asks as the scripts of arXiv 2311.18765 do: {names}.')
     say("A Hub id (OWNER/NAME) or a local folder of any image-text-to-text model with a chat template works as well.")
+
+
+def _checkpoint(preset: Preset) -> str:
+    if preset.source is None:
+        return f"a folder made by {preset.make}"
+    return "in this package" if preset.embedded else str(preset.source)

@@ -11,9 +11,10 @@ import codecs
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from hf_mllm_aug.errors import FormatError
+from hf_mllm_aug.loaders.text_blocks import open_text, read_bytes
 
 _CHUNK = 1 << 20
 # No caption is longer; an error inside a record is told from an unfinished record after so many characters at most.
@@ -25,7 +26,7 @@ def iter_records(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the objects of a file that is a JSON list of objects or JSON lines.
 
     Args:
-        path: A UTF-8 file, with or without a byte order mark.
+        path: A UTF-8 file, with or without a byte order mark; it may be compressed by gzip or bzip2.
 
     Yields:
         The line (from 1) on which the object starts, and the object.
@@ -34,7 +35,7 @@ def iter_records(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
         FormatError: The file breaks its format; the records before that place have been yielded.
         FileNotFoundError: There is no such file.
     """
-    with open(path, "rb") as file:
+    with open_text(str(path)) as file:
         window = _Window(str(path), file)
         first = window.peek()
         if first == "":
@@ -45,6 +46,20 @@ def iter_records(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield from _line_records(window)
         else:
             raise window.error(f"expected '[' or '{{', found {first!r}: no JSON list of objects, and no JSON lines")
+
+
+def surrogate_fault(text: str) -> str | None:
+    r"""What keeps a text, as JSON may spell it, from being written as UTF-8; None if nothing does.
+
+    >>> surrogate_fault("a caf\u00e9"), surrogate_fault("half \ud83d")
+    (None, "half a surrogate pair, \\ud83d, in 'half \\ud83d'; no UTF-8 can hold it")
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as failure:
+        shown = f"\\u{ord(text[failure.start]):04x}, in {text[:40]!r}"
+        return f"half a surrogate pair, {shown}; no UTF-8 can hold it"
+    return None
 
 
 def _list_records(window: _Window) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -94,7 +109,7 @@ def _line_records(window: _Window) -> Iterator[tuple[int, dict[str, Any]]]:
 class _Window:
     """A piece of a file as text, the place in it, and the line and column of that place."""
 
-    def __init__(self, name: str, file: BinaryIO) -> None:
+    def __init__(self, name: str, file: IO[bytes]) -> None:
         self.name = name
         self.line = 1
         self._column = 1
@@ -159,7 +174,7 @@ class _Window:
         """Drop what lies behind, append the next piece of the file; whether there was one."""
         if self._ended:
             return False
-        data = self._file.read(_CHUNK)
+        data = read_bytes(self._file, self.name, _CHUNK, self.line)
         self._ended = not data
         held = len(self._decode.getstate()[0])
         try:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from hf_mllm_aug import schema
 from hf_mllm_aug.errors import ColumnError, FormatError, OutputExistsError, UsageError
-from hf_mllm_aug.loaders.json_records import iter_records
-from hf_mllm_aug.loaders.keys import path_key, report_repeated_keys
+from hf_mllm_aug.loaders.json_records import iter_records, surrogate_fault
+from hf_mllm_aug.loaders.keys import leaves_root, place_picture, relative_path
+from hf_mllm_aug.loaders.prepared import named, open_builder, stamped
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -36,6 +37,10 @@ def load_pairs(
 def load_pairs(
     path: PathLike | Sequence[PathLike], *, image_root: PathLike | None = ..., streaming: Literal[True]
 ) -> IterableDataset: ...
+@overload
+def load_pairs(
+    path: PathLike | Sequence[PathLike], *, image_root: PathLike | None = ..., streaming: bool
+) -> Dataset | IterableDataset: ...
 def load_pairs(
     path: PathLike | Sequence[PathLike], *, image_root: PathLike | None = None, streaming: bool = False
 ) -> Dataset | IterableDataset:
@@ -71,31 +76,12 @@ def load_pairs(
     [{'key': 'cc3m/0001.jpg', 'caption': 'a red bus'}]
     >>> folder.cleanup()
     """
-    from datasets import Dataset, Split
-    from datasets.exceptions import DatasetGenerationError
-
     from hf_mllm_aug.loaders.pairs_builder import Pairs
 
     files = _files(path)
-    stamped = [(file, os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
     root = None if image_root is None else os.fspath(image_root)
-    builder = Pairs(files=stamped, image_root=root, code_version=CODE_VERSION)
-    if streaming:
-        stream: IterableDataset = builder.as_streaming_dataset(split=Split.TRAIN)
-        return stream
-    try:
-        builder.download_and_prepare()
-    except DatasetGenerationError as failure:
-        if isinstance(failure.__cause__, FormatError):
-            raise failure.__cause__ from None
-        raise
-    if not builder.info.splits[Split.TRAIN].num_examples:  # lists without a pair; `as_dataset` takes them for an error
-        features = builder.info.features
-        empty: Dataset = Dataset.from_dict({column: [] for column in features}, features=features)
-        return empty
-    rows: Dataset = builder.as_dataset(split=Split.TRAIN)
-    report_repeated_keys(rows, files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more")
-    return rows
+    builder = Pairs(files=stamped(files), image_root=root, code_version=CODE_VERSION)
+    return open_builder(builder, "train", streaming, named(files))
 
 
 def save_pairs(
@@ -197,27 +183,17 @@ def iter_rows(file: str, image_root: str | None) -> Iterator[dict[str, Any]]:
             raise _record_error(file, number, line, record)
         if not (image.isascii() and (caption is None or caption.isascii())):
             _check_encodable(file, number, line, image, caption or "")
-        if image_root is not None and _leaves_root(image):
+        if image_root is not None and leaves_root(image):
             raise FormatError(
                 f"{file}, record {number} (line {line}): the picture {image[:80]!r} lies outside image_root"
             )
         yield _row(image, caption, image_root)
 
 
-def _leaves_root(image: str) -> bool:
-    return not os.path.isabs(image) and path_key(image).split("/")[0] == os.pardir
-
-
 def _row(image: str, caption: str | None, image_root: str | None) -> dict[str, Any]:
     if image.startswith(("http://", "https://")):
         return {schema.KEY: image, schema.IMAGE: None, schema.URL: image, schema.CAPTION: caption}
-    key = path_key(image)
-    if image_root is not None:
-        if os.path.isabs(image):
-            key = path_key(_relative(image, image_root))
-        elif "://" not in image:
-            joined = f"{image_root.rstrip('/')}/{key.lstrip('/')}"
-            image = joined if "://" in image_root else os.path.normpath(joined)
+    key, image = place_picture(image, image_root)
     return {schema.KEY: key, schema.IMAGE: {"bytes": None, "path": image}, schema.URL: None, schema.CAPTION: caption}
 
 
@@ -235,11 +211,9 @@ def _record_error(file: str, number: int, line: int, record: dict[str, Any]) -> 
 
 def _check_encodable(file: str, number: int, line: int, *texts: str) -> None:
     for text in texts:
-        try:
-            text.encode()
-        except UnicodeEncodeError as failure:
-            what = f"half a surrogate pair, \\u{ord(text[failure.start]):04x}, in {text[:40]!r}"
-            raise FormatError(f"{file}, record {number} (line {line}): {what}; no UTF-8 can hold it") from None
+        what = surrogate_fault(text)
+        if what is not None:
+            raise FormatError(f"{file}, record {number} (line {line}): {what}")
 
 
 def _shard_names(target: Path, num_shards: int | None) -> list[Path]:
@@ -294,16 +268,10 @@ def _iter_pairs(rows: Any, caption_column: str, image_root: str | None) -> Itera
             number += 1
             name = image if image is None or isinstance(image, str) else image.get("path")
             if name and image_root is not None:
-                name = _relative(name, image_root)
+                name = relative_path(name, image_root)
             if not (name or key):
                 raise FormatError(f"row {number} has neither a picture's path nor a key to write")
             yield {"image": name or key, "caption": caption}
-
-
-def _relative(path: str, root: str) -> str:
-    """A path relative to the root if it lies under it, else as it is."""
-    inside = os.path.relpath(path, root)
-    return path if inside.startswith(os.pardir) or os.path.isabs(path) != os.path.isabs(root) else inside
 
 
 def _write_list(file: Path, pairs: Iterable[dict[str, Any]], length: int | None) -> None:

@@ -24,7 +24,7 @@ from hf_mllm_aug.schema import caption_column, error_column, generated_column
 from hf_mllm_aug.staged import check_free
 
 ROOT = Path(hf_mllm_aug.__file__).parents[1]
-COMMANDS = ["demo", "caption", "shear", "publish", "evaluate", "models"]
+COMMANDS = ["demo", "caption", "shear", "publish", "evaluate", "models", "convert"]
 NAME = "random-llava"
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from hf_mllm_aug import Captioner
@@ -99,20 +100,86 @@ def test_cut_off_weights_are_refused(damaged: Path, use: Callable[[Path], Any]) 
     assert str(damaged) not in str(caught.value)
 
 
-def test_weights_of_another_size_are_refused(damaged: Path) -> None:
+def test_weights_of_another_shape_are_refused_by_name(damaged: Path) -> None:
     config = json.loads((damaged / "config.json").read_text())
     config["text_config"]["intermediate_size"] += 8
     (damaged / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="cannot load damaged"):
+    # Three matrices in each of two layers: up and gate 64 x 48, down 48 x 64.
+    message = r"damaged has 6 of another shape .*layers\.0\.mlp\.down_proj\.weight is 48 x 64, not 48 x 72, .*, \.\.\.$"
+    with pytest.raises(CheckpointError, match=message):
         caption(damaged)
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Change the weights of a checkpoint."""
+    from safetensors.torch import load_file, save_file
+
+    save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors", {"format": "pt"})
 
 
 def test_weights_that_are_missing_are_counted_and_named_not_drawn_at_random(damaged: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    weights = load_file(damaged / "model.safetensors")
-    kept = {name: value for name, value in weights.items() if "mlp.down_proj" not in name}
-    assert len(weights) - len(kept) == 2
-    save_file(kept, damaged / "model.safetensors", {"format": "pt"})
+    rewrite(damaged, lambda weights: {name: w for name, w in weights.items() if "mlp.down_proj" not in name})
     with pytest.raises(CheckpointError, match=r"damaged lacks 2 of the model's weights, .*layers\.0\.mlp\.down_proj"):
         caption(damaged)
+
+
+def test_weights_that_the_model_has_no_place_for_are_counted_and_named(damaged: Path) -> None:
+    more = {f"adapter.{number}.weight": torch.zeros(2) for number in range(5)}
+    rewrite(damaged, lambda weights: {**weights, **more})
+    names = r"adapter\.0\.weight, adapter\.1\.weight, adapter\.2\.weight, \.\.\.$"
+    with pytest.raises(CheckpointError, match=rf"^damaged has 5 that the model has no place for: {names}"):
+        caption(damaged)
+
+
+def test_missing_and_superfluous_weights_are_told_together(damaged: Path) -> None:
+    """As when somebody's weights have other names."""
+
+    def renamed(weights: dict[str, Any]) -> dict[str, Any]:
+        return {name.replace("mlp.down_proj", "mlp.lower"): weight for name, weight in weights.items()}
+
+    rewrite(damaged, renamed)
+    with pytest.raises(CheckpointError, match=r"damaged lacks 2 .*mlp\.down_proj.*; and has 2 .*mlp\.lower"):
+        caption(damaged)
+
+
+def test_a_leftover_that_the_model_knows_of_does_no_harm(damaged: Path) -> None:
+    before = caption(damaged)
+    leftover = {"vision_tower.embeddings.position_ids": torch.arange(10)}
+    rewrite(damaged, lambda weights: {**weights, **leftover})
+    assert caption(damaged) == before
+
+
+def as_pickle(folder: Path, **more: Any) -> None:
+    """Write the weights as older checkpoints have them."""
+    from safetensors.torch import load_file
+
+    file = folder / "model.safetensors"
+    torch.save({**load_file(file), **more}, folder / "pytorch_model.bin")
+    file.unlink()
+
+
+def test_a_pickle_of_weights_is_read(damaged: Path) -> None:
+    before = caption(damaged)
+    as_pickle(damaged)
+    assert caption(damaged) == before
+
+
+class Malicious:
+    """When it is unpickled, it writes a file."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.trace,)
+
+
+def test_a_pickle_with_code_is_refused_and_not_run(damaged: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    as_pickle(damaged, adapter=Malicious(trace))
+    with pytest.raises(CheckpointError, match="cannot load damaged") as caught:
+        caption(damaged)
+    assert not trace.exists(), "the pickle's code was run"
+    assert str(tmp_path) not in str(caught.value)
+    torch.load(damaged / "pytorch_model.bin", weights_only=False)
+    assert trace.exists(), "the pickle would have done nothing anyway"

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from hf_mllm_aug.captioners import Captioner
 from hf_mllm_aug.captioners.engine import Request
-from hf_mllm_aug.captioners.processors import SegmentPrompter
+from hf_mllm_aug.captioners.prompters.segments import SegmentPrompter
 from hf_mllm_aug.shearing import shear
 
 GOLDEN = Path(__file__).parents[2] / "fixtures" / "golden_llava"

@@ -1,4 +1,4 @@
-"""Decoding that ends at the sentence gives what full decoding and shearing give."""
+"""Decoding that ends at a stop or at the sentence gives what full decoding, clean-up and shearing give."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from hf_mllm_aug.captioners.sentence_stop import SentenceStop, decode
+from hf_mllm_aug.captioners import CleanUp
+from hf_mllm_aug.captioners.sentence_stop import CaptionStop, decode
 from hf_mllm_aug.shearing import first_sentence_end, shear
 
 # Each has a stop that is no end, an end that is hard to see, or an end that is plain.
@@ -35,6 +36,18 @@ PHRASES = [
     " It",
 ]
 
+# What clean-up looks for, whole and in parts.
+MARKS = ["###Human: And", "#", "##", " Assistant: A dog", "Assistant", "\u200b", "GPT:", "<end> more", "<en"]
+
+CLEAN_UPS = {
+    "nothing": CleanUp(),
+    "stop": CleanUp(stops=("###",)),
+    "stops and prefixes": CleanUp(stops=("###", "<end>"), prefixes=("Assistant:", "GPT:"), dropped="\u200b"),
+    "full stop": CleanUp(stops=(".",)),
+    "restarts": CleanUp(stops=("###", "."), restarts=("Assistant:",), dropped="\n\u200b"),
+    "line breaks": CleanUp(stops=("!",), dropped="\n"),
+}
+
 
 def _byte_level() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -47,7 +60,7 @@ def _byte_level() -> Any:
     trainer: Any = trainers.BpeTrainer(
         vocab_size=400, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.train_from_iterator(PHRASES, trainer)
+    tokenizer.train_from_iterator(PHRASES + MARKS, trainer)
     kind: Any = PreTrainedTokenizerFast
     return kind(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>")
 
@@ -59,7 +72,7 @@ def _byte_fallback() -> Any:
 
     trained: Any = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.Metaspace()
-    ascii_only = [phrase.encode("ascii", "ignore").decode() for phrase in PHRASES]
+    ascii_only = [phrase.encode("ascii", "ignore").decode() for phrase in PHRASES + MARKS]
     trainer: Any = trainers.BpeTrainer(vocab_size=200, show_progress=False)
     trained.train_from_iterator(ascii_only, trainer)
     pieces = ["<unk>", "<s>", "</s>", *[f"<0x{byte:02X}>" for byte in range(256)], *sorted(trained.get_vocab())]
@@ -71,10 +84,10 @@ def _byte_fallback() -> Any:
 TOKENIZERS = {"byte level": _byte_level, "byte fallback": _byte_fallback}
 
 
-def _streams(tokenizer: Any, count: int, length: int) -> list[list[int]]:
+def _streams(tokenizer: Any, count: int, length: int, phrases: list[str] = PHRASES) -> list[list[int]]:
     """Token streams as a model may write them: phrases, cut anywhere and joined, with stray tokens between."""
     draw = random.Random(20240501)
-    encoded = [tokenizer(phrase, add_special_tokens=False)["input_ids"] for phrase in PHRASES]
+    encoded = [tokenizer(phrase, add_special_tokens=False)["input_ids"] for phrase in phrases]
     streams = []
     for _ in range(count):
         ids: list[int] = []
@@ -89,16 +102,46 @@ def _streams(tokenizer: Any, count: int, length: int) -> list[list[int]]:
     return streams
 
 
-def _stop(tokenizer: Any, streams: list[list[int]]) -> list[int | None]:
+def _stop(
+    tokenizer: Any,
+    streams: list[list[int]],
+    language: str | None = "en",
+    clean_up: CleanUp | None = None,
+    min_new_tokens: int = 0,
+) -> list[int | None]:
     """Drive the criterion as `generate` does; rows that are over get padding."""
     n_prompt = 5
     ids = torch.tensor([[tokenizer.bos_token_id] * n_prompt + stream for stream in streams])
-    stop = SentenceStop(tokenizer)
+    stop = CaptionStop(tokenizer, language, clean_up, min_new_tokens)
     over = torch.zeros(len(streams), dtype=torch.bool)
     for end in range(n_prompt + 1, ids.shape[1] + 1):
         ids[over, end - 1] = tokenizer.eos_token_id
         over |= stop(ids[:, :end], None, of_no_use=True)  # type: ignore[arg-type]
     return stop.lengths
+
+
+@pytest.mark.parametrize("language", ["en", None])
+@pytest.mark.parametrize("rules", CLEAN_UPS)
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_a_stopped_row_is_cleaned_and_sheared_to_what_the_full_row_is(
+    name: str, rules: str, language: str | None
+) -> None:
+    tokenizer, clean_up = TOKENIZERS[name](), CLEAN_UPS[rules]
+    streams = _streams(tokenizer, 250, 40, [*PHRASES, *MARKS * 2])
+    least = 12
+    lengths = _stop(tokenizer, streams, language, clean_up, least)
+    n_stopped = 0
+    for row, (stream, length) in enumerate(zip(streams, lengths, strict=True)):
+        full, stopped = clean_up(decode(tokenizer, stream)), clean_up(decode(tokenizer, stream[:length]))
+        if language is None:
+            assert stopped == full, (row, full, stopped)
+        first = [text[: first_sentence_end(f"{text}\n\n")] for text in (full, stopped)]
+        assert first[0] == first[1], (row, full, stopped)
+        assert shear(first[1]) == shear(full), (row, full, stopped)
+        assert length is None or length >= least, row
+        n_stopped += length is not None and length < len(stream)
+    idle = language is None and not clean_up.stops
+    assert (n_stopped == 0) if idle else (n_stopped > 20), f"{n_stopped} of {len(streams)} rows were ended"
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -154,8 +197,47 @@ def test_a_character_in_several_tokens_is_awaited() -> None:
     tokenizer = _byte_fallback()
     ids = tokenizer("一只狗。它跑", add_special_tokens=False)["input_ids"]
     assert len(ids) > 12  # bytes
-    stop = SentenceStop(tokenizer)
+    stop = CaptionStop(tokenizer, "en")
     prompt = [1]
     for end in range(1, len(ids) + 1):
         # The run of byte tokens may yet turn out invalid, and then decodes to replacement characters as a whole.
         assert not stop(torch.tensor([prompt + ids[:end]]), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_each_row_ends_at_its_own_stop(name: str) -> None:
+    tokenizer = TOKENIZERS[name]()
+    texts = ["A view of a dog ### Human: What else is there", "A view of a dog and a cat on a mat ### Human: And"]
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    shortest = min(map(len, ids))
+    clean_up = CleanUp(stops=("###",))
+    lengths = _stop(tokenizer, [row[:shortest] for row in ids], None, clean_up)
+    kept = [decode(tokenizer, row[:length]) for row, length in zip(ids, lengths, strict=True)]
+    assert [text.strip() for text in kept] == [text[: text.index("###") + 3] for text in texts]
+    assert lengths[0] != lengths[1]
+
+
+def _driven(n_prompt: int, n_new: int, rows: int = 2, beams: int = 1) -> tuple[CaptionStop, torch.Tensor]:
+    """A criterion after a decoding of so many steps, and all ids: the model repeats its prompt word by word."""
+    ids = (torch.arange(n_prompt + n_new) % (n_prompt or 99)).repeat(rows * beams, 1)
+    stop = CaptionStop(_byte_level())
+    for end in range(n_prompt + 1, n_prompt + n_new + 1):
+        stop(ids[:, :end], None)  # type: ignore[arg-type]
+    return stop, ids[::beams]
+
+
+def test_what_generate_gave_back_is_told_from_what_is_new() -> None:
+    stop, ids = _driven(n_prompt=6, n_new=9)
+    assert stop.n_given(ids) == 6
+    assert stop.n_given(ids[:, 6:]) == 0, "the model cuts its prompt off itself, and says it again"
+    stop, ids = _driven(n_prompt=0, n_new=3)
+    assert stop.n_given(ids) == 0, "called with embeddings"
+    stop, ids = _driven(n_prompt=1, n_new=3)
+    assert stop.n_given(ids) == 1, "the start token of an encoder-decoder"
+
+
+def test_beams_may_be_shorter_than_the_steps() -> None:
+    stop, ids = _driven(n_prompt=6, n_new=8, beams=3)
+    assert stop.n_given(ids[:, :11], beams=True) == 6
+    assert stop.n_given(ids[:, 6:11], beams=True) == 0
+    assert stop.n_given(ids[:, 7:], beams=True) == 0

@@ -1,0 +1,296 @@
+"""The MLLMs that have a name: what they are asked, by default and as the paper's scripts ask; and whom folders belong
+to.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import pickle
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+from datasets.fingerprint import Hasher
+from PIL import Image
+
+from hf_mllm_aug.captioners import PRESETS, Captioner, Preset, Variant, presets, register
+from hf_mllm_aug.captioners.decoding import NEUTRAL
+from hf_mllm_aug.card import build_card
+from hf_mllm_aug.configs import to_configs
+from hf_mllm_aug.errors import CheckpointError, UsageError
+
+# As the released scripts have them: prompt, decoding, what ends a caption.
+MINIGPT_4 = (
+    "Give the following image: <Img>ImageContent</Img>. You will be able to see the image once I provide it to you. "
+    "Please answer my questions.###Human: <Img><image></Img> Describe in English:###Assistant: "
+)
+RELEASED: dict[str, tuple[str, dict[str, Any], set[str]]] = {
+    "llava-1.5": (
+        "Describe <image> in English:",
+        {"do_sample": True, "temperature": 0.2, "top_k": 50, "top_p": 1.0},
+        {"."},
+    ),
+    "minigpt-4": (
+        MINIGPT_4,
+        {"do_sample": True, "temperature": 1.0, "top_k": 50, "top_p": 0.9},
+        {"###", "."},
+    ),
+    "otter": (
+        "<image> User: Describe in English: GPT: <answer>",
+        {"do_sample": False, "no_repeat_ngram_size": 3, "num_beams": 1},
+        {"<|endofchunk|>", "."},
+    ),
+    "qwen-vl": (
+        "<image>Express emotional or artistic response:",
+        {"do_sample": False, "min_new_tokens": 8, "length_penalty": 0, "num_beams": 1},
+        {"."},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_the_papers_variant_is_what_its_scripts_do(name: str) -> None:
+    prompt, decoding, stops = RELEASED[name]
+    captioner = Captioner(name, preset="paper")
+    request = captioner.request
+    assert request.prompt == prompt
+    assert request.decoding == {**NEUTRAL, **decoding}
+    assert request.max_new_tokens == 30
+    assert set(request.clean_up.stops) == stops
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_by_default_a_caption_depends_on_the_picture_alone(name: str) -> None:
+    captioner = Captioner(name)
+    assert captioner.decoding["do_sample"] is False
+    assert "." not in captioner.variant.clean_up.stops, "shearing decides where a sentence ends"
+    assert re.search("[Dd]escribe", captioner.resolved_prompt)
+    assert captioner.resolved_prompt.count("<image>") == 1
+
+
+def test_the_miniature_is_asked_as_the_model_that_it_is_a_miniature_of() -> None:
+    assert PRESETS["tiny-llava"].variants == PRESETS["llava-1.5"].variants
+
+
+def test_arguments_count_more_than_the_variant() -> None:
+    captioner = Captioner("qwen-vl", preset="paper", prompt="<image>What?", generation={"min_new_tokens": 2})
+    assert (captioner.resolved_prompt, captioner.decoding["min_new_tokens"]) == ("<image>What?", 2)
+    assert captioner.decoding["length_penalty"] == 0
+
+
+@pytest.mark.parametrize("name", sorted(RELEASED))
+def test_both_variants_are_described_with_what_they_resolve_to(name: str) -> None:
+    for variant in ("default", "paper"):
+        described = Captioner(name, preset=variant).describe()
+        assert (described["preset"], described["variant"]) == (name, variant)
+        assert described["variants"].keys() == {"default", "paper"}
+        chosen = described["variants"][variant]
+        assert chosen["prompt"] == described["prompt"]
+        assert chosen["clean_up"] == described["clean_up"]
+        assert chosen["decoding"].items() <= described["decoding"].items()
+        assert json.loads(json.dumps(described)) == described
+        assert described["licence"]
+        assert described["citation"].startswith("@")
+
+
+@pytest.mark.parametrize("name", sorted(RELEASED))
+def test_the_variants_hash_differently(name: str) -> None:
+    hashes = {Hasher.hash(Captioner(name, preset=variant)) for variant in ("default", "paper")}
+    assert len(hashes) == 2
+    copied = pickle.loads(pickle.dumps(Captioner(name, preset="paper")))
+    assert Hasher.hash(copied) in hashes
+    assert copied.request == Captioner(name, preset="paper").request
+
+
+# Registering
+
+
+def test_names_of_presets_are_unique_and_no_paths(own_preset: Preset) -> None:
+    with pytest.raises(UsageError, match="'mine-2' is registered already"):
+        register(own_preset)
+    with pytest.raises(UsageError, match="slash"):
+        register(replace(own_preset, name="a/b"))
+
+
+def test_a_preset_that_cannot_be_asked_is_not_registered(own_preset: Preset) -> None:
+    bad = [
+        (replace(own_preset, name="x", decoding={"temprature": 1}), "did you mean 'temperature'"),
+        (replace(own_preset, name="x", paper=Variant("<image><image>")), "more than once"),
+        (replace(own_preset, name="x", source=None), "say with make="),
+    ]
+    for preset, message in bad:
+        with pytest.raises(UsageError, match=message):
+            register(preset)
+    assert "x" not in PRESETS
+
+
+def test_ones_own_preset_may_have_the_variant_too(own_preset: Preset) -> None:
+    with pytest.raises(UsageError, match=r"'mine-2' has no variant 'paper'"):
+        Captioner("mine-2", preset="paper")
+    presets._PRESETS["mine-2"] = replace(own_preset, paper=Variant("Name <image>"))
+    assert Captioner("mine-2", preset="paper").resolved_prompt == "Name <image>"
+
+
+# Checkpoints
+
+
+def folder_of(path: Path, **config: Any) -> Path:
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+LLAVA = {
+    "model_type": "llava",
+    "text_config": {"model_type": "llama"},
+    "vision_config": {"model_type": "clip_vision_model"},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("llava-1.5", LLAVA),
+        ("minigpt-4", {"model_type": "minigpt4"}),
+        ("otter", {"model_type": "otter"}),
+        ("qwen-vl", {"model_type": "qwen", "visual": {"width": 1664}}),
+        ("qwen-vl", {"model_type": "qwen", "vision_config": {"hidden_size": 1664}}),
+    ],
+)
+def test_a_folder_is_asked_as_its_architecture_is(name: str, config: dict[str, Any], tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "Mine.7b", **config)
+    for variant in ("default", "paper"):
+        mine, known = Captioner(folder, preset=variant), Captioner(name, preset=variant)
+        assert mine.request == known.request
+        assert mine.resolved_prompt_style == known.resolved_prompt_style
+        assert mine.micro_batch == known.micro_batch
+    assert mine.caption_column == "caption_mine_7b"
+    assert mine.describe()["preset"] == name
+    assert mine.describe()["licence"] is None, "whose weights these are is not known"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"model_type": "qwen"},  # a language model
+        {"model_type": "qwen2_vl", "vision_config": {}},
+        {**LLAVA, "text_config": {"model_type": "mistral"}},
+        {**LLAVA, "vision_config": {"model_type": "pixtral"}},
+    ],
+)
+def test_other_folders_are_asked_as_before(config: dict[str, Any], tmp_path: Path) -> None:
+    captioner = Captioner(folder_of(tmp_path / "other", **config))
+    assert captioner.mllm is None
+    assert captioner.resolved_prompt_style == "auto"
+    assert captioner.request.clean_up.describe() == {}
+    with pytest.raises(UsageError, match="'other' has no variant 'paper'"):
+        Captioner(tmp_path / "other", preset="paper")
+
+
+def test_a_damaged_config_is_nobodys(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "broken")
+    for text in ("{", "[]", "null"):
+        (folder / "config.json").write_text(text)
+        assert Captioner(folder).mllm is None
+
+
+def test_a_folder_that_changes_is_read_anew(tmp_path: Path) -> None:
+    captioner = Captioner(folder_of(tmp_path / "mine", model_type="otter"))
+    assert captioner.describe()["preset"] == "otter"
+    (tmp_path / "mine" / "config.json").write_text(json.dumps({"model_type": "minigpt4"}))
+    assert captioner.describe()["preset"] == "minigpt-4"
+
+
+def test_the_hub_id_of_a_preset_is_asked_as_the_preset() -> None:
+    captioner = Captioner("Qwen/Qwen-VL")
+    assert captioner.request == Captioner("qwen-vl").request
+    assert captioner.caption_column == "caption_qwen_qwen_vl"
+
+
+def test_minigpt_4_says_how_to_make_its_checkpoint() -> None:
+    captioner = Captioner("minigpt-4")
+    with pytest.raises(CheckpointError, match=r"hf-mllm-aug convert minigpt-4 .*checkpoint=FOLDER\)"):
+        captioner({"image": Image.new("RGB", (8, 8))})
+    assert captioner.describe()["model"] == "minigpt-4"
+
+
+def test_a_checkpoint_of_ones_own_takes_the_place_of_the_presets(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "converted", model_type="minigpt4")
+    captioner = Captioner("minigpt-4", checkpoint=folder)
+    assert captioner.request == Captioner("minigpt-4").request
+    assert captioner.caption_column == "caption_minigpt_4"
+    assert captioner.model_key("cpu").source == str(folder)
+    described = captioner.describe()
+    assert described["digest"] is not None
+    assert str(tmp_path) not in str(described)
+    on_the_hub = Captioner("minigpt-4", checkpoint="me/minigpt-4")
+    assert (on_the_hub.model_key("cpu").source, on_the_hub.describe()["model"]) == ("me/minigpt-4", "me/minigpt-4")
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "converted", model_type="otter")
+    with pytest.raises(UsageError, match=r"'converted' is no minigpt-4: its config.json names the model type 'otter'"):
+        Captioner("minigpt-4", checkpoint=folder)
+
+
+def test_a_revision_of_the_preset_does_not_apply_to_another_checkpoint(own_preset: Preset) -> None:
+    presets._PRESETS["mine-2"] = replace(own_preset, revision="0123abc")
+    assert Captioner("mine-2").resolved_revision == "0123abc"
+    assert Captioner("mine-2", checkpoint="me/other").resolved_revision is None
+
+
+def test_where_a_checkpoint_stands_is_no_part_of_the_hash(tmp_path: Path) -> None:
+    folders = [folder_of(tmp_path / name, model_type="minigpt4") for name in ("one", "two")]
+    one, two = (Captioner("minigpt-4", checkpoint=folder) for folder in folders)
+    assert Hasher.hash(one) == Hasher.hash(two)
+    (folders[1] / "config.json").write_text(json.dumps({"model_type": "minigpt4", "ln_vision_eps": 1e-6}))
+    assert Hasher.hash(one) != Hasher.hash(two)
+
+
+def test_the_hash_of_a_named_captioner_does_not_depend_on_what_the_process_did_before(random_llava: Path) -> None:
+    captioner = Captioner("llava-1.5", name="mine")
+    before = Hasher.hash(captioner)
+    Captioner(random_llava)
+    assert Hasher.hash(captioner) == before
+
+
+# What is recorded
+
+
+def cell(card: str, name: str) -> str:
+    """The cell of a card's table that says how a captioner was asked."""
+    (row,) = re.findall(rf'<tr id="config-{re.escape(name)}">(.*)</tr>', card)
+    return html.unescape(re.findall(r"<td>(.*?)</td>", row)[2])
+
+
+def test_the_card_names_the_variant_and_what_the_paper_does() -> None:
+    rows = {"key": ["a"], "url": [None], "caption": ["a bus"], "caption_qwen_vl": ["A red bus"]}
+    configs = to_configs(Dataset.from_dict(rows), captioners="qwen-vl")
+    default = cell(str(build_card(configs, captioners=Captioner("qwen-vl"))), "qwen-vl")
+    assert "variant default of qwen-vl; the paper's asks" in default
+    assert "Express emotional or artistic response:" in default
+    paper = cell(str(build_card(configs, captioners=Captioner("qwen-vl", preset="paper"))), "qwen-vl")
+    assert "variant paper of qwen-vl" in paper
+    assert "the paper's" not in paper
+    unnamed = cell(str(build_card(configs, captioners=Captioner("org/name", name="qwen-vl"))), "qwen-vl")
+    assert "variant" not in unnamed
+
+
+def test_the_question_of_a_hub_model_is_recorded_once_it_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path))
+    captioner = Captioner("org/some-paligemma")
+    before = captioner.describe()["prompt"]
+    home, commit = tmp_path / "models--org--some-paligemma", "0" * 40
+    (home / "refs").mkdir(parents=True)
+    (home / "refs" / "main").write_text(commit)
+    (home / "snapshots").mkdir()
+    folder_of(home / "snapshots" / commit, model_type="paligemma")
+    assert captioner.describe()["prompt"] == "caption en" != before
