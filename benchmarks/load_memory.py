@@ -234,7 +234,7 @@ def weight_files(folder: Path) -> list[int]:
 def measure() -> dict[str, Any]:
     """All ratios, one model at a time on the disk."""
     loading, converting = {}, {}
-    with tempfile.TemporaryDirectory(prefix="minigpt4_load_memory_") as home:
+    with tempfile.TemporaryDirectory(prefix="hf_mllm_aug_load_memory_") as home:
         for name, form in LOADED:
             folder = Path(home, "model")
             in_a_process("build", name, form, folder)

@@ -7,6 +7,7 @@ between marks; a later release replaces that and leaves alone what people wrote 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,7 +45,7 @@ _SHOWN_ELSEWHERE = (
     "preset",
     "variant",
 )
-_NOT_SHOWN = ("citation", "description", "package", "variants", "clean_up")
+_NOT_SHOWN = ("citation", "description", "package", "variants")
 
 
 def build_card(
@@ -232,19 +233,48 @@ def _settings(fact: ConfigFacts) -> str:
     else:
         parts = [str(decoding)] if decoding else []
     rest = {key: value for key, value in settings.items() if key not in (*_SHOWN_ELSEWHERE, *_NOT_SHOWN)}
+    if isinstance(rest.get("clean_up"), Mapping):
+        rest["clean_up"] = _clean_up(rest["clean_up"])
+        rest = {key: value for key, value in rest.items() if key != "clean_up" or value}
     order = [*(key for key in _SETTING_ORDER if key in rest), *(key for key in rest if key not in _SETTING_ORDER)]
     return ", ".join([*parts, *(f"{key}={rest[key]}" for key in order)])
 
 
 def _variant(fact: ConfigFacts) -> str:
-    """Which variant of a preset was asked, and what the paper's variant is, where it was another."""
+    """Which variant of a preset was asked, what was set otherwise, and what the preset's other variants are."""
     chosen, variants = fact.captioner.get("variant"), fact.captioner.get("variants") or {}
-    if not variants:
+    if not isinstance(variants, Mapping) or not isinstance(variants.get(chosen), Mapping):
         return ""
-    text = f"variant {chosen} of {fact.captioner.get('preset')}"
-    paper = variants.get("paper")
-    if chosen == "paper" or not isinstance(paper, Mapping):
-        return text
-    decoding = ", ".join(f"{name}={value}" for name, value in paper.get("decoding", {}).items()) or "greedy"
-    other = f'asks "{paper.get("prompt")}", ' if paper.get("prompt") != fact.captioner.get("prompt") else ""
-    return f"{text}; the paper's {other}decodes with {decoding}"
+    overridden = " and ".join(_overridden(fact.captioner, variants[chosen]))
+    text = f"variant {chosen} of {fact.captioner.get('preset')}{f', {overridden} overridden' if overridden else ''}"
+    others = {name: variant for name, variant in variants.items() if name != chosen and isinstance(variant, Mapping)}
+    for name, variant in others.items():
+        asked = variant.get("prompt")
+        question = "asks the same" if asked == fact.captioner.get("prompt") else f'asks "{asked}"'
+        decoding = ", ".join(f"{key}={value}" for key, value in (variant.get("decoding") or {}).items())
+        clean_up = _clean_up(variant.get("clean_up") or {})
+        text += f"; variant {name} {question}, decodes {f'with {decoding}' if decoding else 'greedily'}, "
+        text += f"cleans up {clean_up}" if clean_up else "cleans up nothing"
+    return text
+
+
+def _overridden(captioner: Mapping[str, Any], variant: Mapping[str, Any]) -> list[str]:
+    """What a captioner has otherwise than its variant."""
+    decoding = captioner.get("decoding") or {}
+    used = {name: decoding.get(name, value) for name, value in NEUTRAL.items()}
+    now = captioner.get("prompt"), used, captioner.get("clean_up") or {}
+    then = variant.get("prompt"), {**NEUTRAL, **(variant.get("decoding") or {})}, variant.get("clean_up") or {}
+    words = ("prompt", "decoding", "clean-up")
+    return [word for word, one, other in zip(words, now, then, strict=True) if one != other]
+
+
+def _clean_up(rules: Mapping[str, Any]) -> str:
+    """A captioner's clean-up in words: each rule, and the strings that it goes by.
+
+    >>> _clean_up({"stops": ["###", "."], "dropped": ["U+200B"]})
+    'stops "###" ".", dropped U+200B'
+    """
+    return ", ".join(
+        f"{rule} {' '.join(text if rule == 'dropped' else json.dumps(text, ensure_ascii=False) for text in strings)}"
+        for rule, strings in rules.items()
+    )

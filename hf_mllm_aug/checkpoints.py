@@ -6,11 +6,14 @@ No code from a repository is run, no weight is left as it was drawn at random, a
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hf_mllm_aug.errors import CheckpointError
+
+_COLOUR = re.compile(r"\x1b\[[\d;]*[A-Za-z]")  # of a terminal
 
 
 def refuse_foreign_code(source: str, name: str, revision: str | None = None) -> None:
@@ -86,6 +89,22 @@ def refuse_unfit_weights(info: Mapping[str, Any], name: str) -> None:
         raise CheckpointError(f"{name} {'; and '.join(found)}")
 
 
+def refuse_pickle_with_code(name: str) -> CheckpointError:
+    """The error to raise where torch refuses a pickle: its own says how to run the code after all.
+
+    Args:
+        name: What the message calls the checkpoint or the file; no path.
+
+    >>> print(refuse_pickle_with_code("mine"))
+    mine holds more than weights: its pickle would run code, or is none of torch's. It is refused, and nothing of it was
+    run
+    """
+    return CheckpointError(
+        f"{name} holds more than weights: its pickle would run code, or is none of torch's. It is refused, and nothing "
+        "of it was run"
+    )
+
+
 def _first(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
@@ -101,14 +120,19 @@ def label(source: str) -> str:
 
 
 def reason(error: Exception, source: str, name: str) -> str:
-    """An error's text on one line, without the path of the checkpoint.
+    r"""An error's text on one line, without colours and without paths of the checkpoint or of the Hub's cache.
 
     Args:
         error: What transformers or torch raised.
         source: The Hub id or folder.
         name: What to call it instead.
+
+    >>> from huggingface_hub import constants
+    >>> cached = os.path.join(constants.HF_HUB_CACHE, "models--me--mine", "snapshots", "0a1b", "config.json")
+    >>> reason(OSError(f"no \x1b[31mJSON\x1b[0m in {cached}"), "me/mine", "me/mine")
+    'no JSON in me/mine/config.json'
     """
-    text = str(error) or type(error).__name__
+    text = _COLOUR.sub("", str(error) or type(error).__name__)
     if os.path.isdir(source):
         places = {source, os.path.normpath(source), os.path.abspath(source), os.path.realpath(source)}
         for place in sorted(places, key=len, reverse=True):
@@ -116,4 +140,18 @@ def reason(error: Exception, source: str, name: str) -> str:
                 text = text.replace(place, name)
     elif os.path.isabs(source):
         text = text.replace(source, name)
-    return " ".join(text.split())[:400]
+    return " ".join(_without_caches(text, source, name).split())[:400]
+
+
+def _without_caches(text: str, source: str, name: str) -> str:
+    """A text that calls a Hub id's files by its name, and others of the cache by the variable that says where it is."""
+    from huggingface_hub import constants
+
+    caches = {"HF_HUB_CACHE": constants.HF_HUB_CACHE, "HF_HOME": constants.HF_HOME}
+    places = {spelled: variable for variable, place in caches.items() for spelled in (place, os.path.realpath(place))}
+    part = re.escape(os.sep) + "[^" + re.escape(os.sep) + "\\s'\"]+"  # of a path
+    for place in sorted(places, key=len, reverse=True):
+        folder = re.escape(os.path.join(place, f"models--{source.replace('/', '--')}"))
+        text = re.sub(rf"{folder}(?![\w.-])({re.escape(os.sep)}(snapshots|blobs|refs){part})?", lambda _: name, text)
+        text = text.replace(place, f"${places[place]}")
+    return text

@@ -4,6 +4,9 @@ Web pictures are broken in every way: cut off, empty, an HTML page named .jpg, a
 pixels, EXIF that is no EXIF. `to_rgb` turns what can be turned, and for the rest raises `ImageError` with a reason
 that fits in a table cell.
 
+A row's address is a stranger's word. Only what is on this machine or on the Hub is opened for it: an address of the
+web could name a machine of the user's own network, one of a cloud a picture that the user's own credentials open.
+
 Nothing of Pillow's global state is read or changed: other code in the process may rely on it, and a change there
 would reach threads that decode at the same time. Hence the file is identified here, over a list of formats, and not
 by `PIL.Image.open`, whose size check warns or raises according to a global. JPEG's draft mode (decoding at a fraction
@@ -18,7 +21,7 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
 from hf_mllm_aug.errors import ImageError
@@ -27,7 +30,8 @@ if TYPE_CHECKING:
     from PIL import Image as PilImage
 
 MAX_PIXELS = 89_478_485
-"""The size at which Pillow too begins to warn: a quarter of a gigabyte when decoded."""
+"""The size at which Pillow too begins to warn: 0.36 GB as RGB, which Pillow keeps in 4 bytes a pixel. While a picture
+is converted it is there in its old mode too, with transparent parts up to 20 bytes a pixel in all."""
 
 MAX_BYTES = 256 * 1024 * 1024
 
@@ -42,16 +46,26 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "MPO", "AVIF", "
 
 _ORIENTATION_TAG = 0x0112
 
-# What a row's address may be opened with. Other file systems of fsspec log in somewhere, run commands or read on
-# behalf of yet other addresses; a data set from the Hub has no business with them.
-# fmt: off
-_PROTOCOLS = frozenset({"hf", "http", "https", "zip", "tar", "gzip", "bz2", "xz", "s3", "gs", "gcs", "az", "abfs",
-                        "abfss", "memory"})
-# fmt: on
+PROTOCOLS = frozenset({"hf", "zip", "tar", "gzip", "bz2", "xz", "memory"})
+"""What addresses are opened with unless a caller says otherwise: the Hub, archives, and this process's own memory."""
+
+# What a caller may add. Other file systems of fsspec run commands, or read on behalf of yet other addresses.
+_REMOTE = frozenset({"http", "https", "s3", "gs", "gcs", "az", "abfs", "abfss"})
+
+_STRIP = 1 << 20
+"""The pixels of greys that are scaled at a time: 8 bytes for each, twice."""
+
+_LONGEST_NAME = 100
+_LONGEST_ERROR = 2000  # characters of an error's text that are looked at
 
 
 def to_rgb(
-    value: Any, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES, max_aspect: float = MAX_ASPECT
+    value: Any,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    max_bytes: int = MAX_BYTES,
+    max_aspect: float = MAX_ASPECT,
+    protocols: Collection[str] = PROTOCOLS,
 ) -> PilImage.Image:
     """Turn one picture, in any form that a data set may hold, into an RGB picture.
 
@@ -59,11 +73,14 @@ def to_rgb(
     floating-point greys are scaled to 8 bits. Broken EXIF is ignored.
 
     Args:
-        value: A path, an fsspec URL (``hf://``, ``https://``, ``s3://``, ``zip://...``), the bytes of a file, a
+        value: A path, an fsspec URL (``hf://...``, ``zip://a.png::/data/b.zip``), the bytes of a file, a
             ``PIL.Image.Image``, or the dictionary ``{"bytes": ..., "path": ...}`` of `datasets.Image`.
         max_pixels: Larger pictures are refused, before they are decoded. Width times height.
         max_bytes: Larger files are refused.
         max_aspect: Pictures whose long side is more than this many times the short one are refused.
+        protocols: What URLs may be opened with. For your own addresses, which you trust, it may also hold ``http``,
+            ``https``, ``s3``, ``gs``, ``gcs``, ``az``, ``abfs`` and ``abfss``; they are opened with your credentials
+            and without a limit in time. For other people's addresses there is `FetchImages`.
 
     Returns:
         A new picture of mode ``RGB``, (width, height) as seen.
@@ -83,7 +100,7 @@ def to_rgb(
 
     if isinstance(value, Image.Image):
         return _convert(value, "", max_pixels, max_aspect)
-    data, name = _read(value, max_bytes)
+    data, name = _read(value, max_bytes, protocols)
     label = f"{name}: " if name else ""
     if not data:
         raise ImageError(f"{label}the file is empty")
@@ -91,19 +108,19 @@ def to_rgb(
         return _convert(image, label, max_pixels, max_aspect)
 
 
-def _read(value: Any, max_bytes: int) -> tuple[bytes, str]:
+def _read(value: Any, max_bytes: int, protocols: Collection[str]) -> tuple[bytes, str]:
     """The file's bytes and its base name."""
     if isinstance(value, Mapping):
         if not {"bytes", "path"} & value.keys():
             raise ImageError("no picture: neither bytes nor a path")
         data, path = value.get("bytes"), value.get("path")
         if data is None:
-            return _read(path, max_bytes)
+            return _read(path, max_bytes, protocols)
         name = _base_name(str(path)) if path else ""
     elif isinstance(value, (bytes, bytearray, memoryview)):
         data, name = value, ""
     elif isinstance(value, (str, os.PathLike)):
-        return _read_file(os.fspath(value), max_bytes)
+        return _read_file(os.fspath(value), max_bytes, protocols)
     elif value is None:
         raise ImageError("no picture")
     else:
@@ -113,13 +130,15 @@ def _read(value: Any, max_bytes: int) -> tuple[bytes, str]:
     return bytes(data), name
 
 
-def _read_file(path: str | bytes, max_bytes: int) -> tuple[bytes, str]:
+def _read_file(path: str | bytes, max_bytes: int, protocols: Collection[str]) -> tuple[bytes, str]:
     path = os.fsdecode(path)
     name = _base_name(path)
     try:
         if "://" in path:
-            if not all(map(_may_be_opened, path.split("::"))):
-                raise ImageError(f"{name}: addresses of this kind are not opened")
+            for link in path.split("::"):
+                refusal = _refusal(link, protocols)
+                if refusal is not None:
+                    raise ImageError(f"{name}: {refusal}")
             import fsspec
 
             with fsspec.open(path, "rb") as file:
@@ -141,21 +160,27 @@ def _read_file(path: str | bytes, max_bytes: int) -> tuple[bytes, str]:
     return data, name
 
 
-def _may_be_opened(link: str) -> bool:
-    """Whether one link of a chained address is a path or has a protocol that may be used.
+def _refusal(link: str, protocols: Collection[str]) -> str | None:
+    """Why one link of a chained address is not opened; None for a path, or a protocol that may be used.
 
     fsspec takes a link of lower-case letters alone for a protocol.
     """
     protocol, mark, _ = link.partition("://")
-    if mark or re.fullmatch("[a-z]*", link):
-        return protocol in _PROTOCOLS
-    return not link.startswith("data:")
+    if not mark and not re.fullmatch("[a-z]*", link):
+        return "addresses of this kind are not opened" if link.startswith("data:") else None
+    if protocol in PROTOCOLS or (protocol in _REMOTE and protocol in protocols):
+        return None
+    if protocol in ("http", "https"):
+        return "an address of the web is not opened here; fetch such addresses first: dataset.map(FetchImages())"
+    if protocol in _REMOTE:
+        return f"addresses of {protocol}:// are opened only by to_rgb(..., protocols={{{protocol!r}}})"
+    return "addresses of this kind are not opened"
 
 
 def _base_name(path: str) -> str:
     """The last part of a path or URL, which tells the file but not whose machine it is on."""
     first = path.split("::")[0].split("?")[0]
-    return re.split(r"[/\\]", first.rstrip("/\\"))[-1]
+    return re.split(r"[/\\]", first.rstrip("/\\"))[-1][:_LONGEST_NAME]
 
 
 def _too_many_bytes(name: str, size: int | None, limit: int) -> str:
@@ -188,6 +213,24 @@ def identify(file: IO[bytes], label: str) -> PilImage.Image:
     if broken is not None and _looks_like_a_picture(prefix):
         raise ImageError(f"{label}broken header: {_clean(broken)}") from broken
     raise ImageError(f"{label}not a picture in a known format")
+
+
+def known_prefix(prefix: bytes) -> bool:
+    r"""Whether a file that begins like this may be a picture in a known format.
+
+    Some formats, such as TGA, have no sign at their beginning; they are not known by it.
+
+    Args:
+        prefix: The file's first 16 bytes or more.
+
+    >>> known_prefix(b"\xff\xd8\xff\xe0" + bytes(12)), known_prefix(bytes(4) + b"ftypisom" + bytes(4))
+    (True, False)
+    """
+    from PIL import Image
+
+    Image.init()
+    accepts = [Image.OPEN[name][1] for name in _FORMATS if name in Image.OPEN]
+    return any(accept is not None and _is_yes(accept(prefix[:16])) for accept in accepts)
 
 
 def _is_yes(answer: object) -> bool:
@@ -234,25 +277,42 @@ def _flatten(image: PilImage.Image) -> PilImage.Image:
 
 
 def _eight_bits(image: PilImage.Image) -> PilImage.Image:
-    """Scale integers of 16 and 32 bits, and floats, to grey; Pillow's own conversion would clip them at 255."""
+    """Scale integers of 16 and 32 bits, and floats, to grey; Pillow's own conversion would clip them at 255.
+
+    Strip by strip: as arrays of floats, the whole would take many times the picture's own memory.
+    """
     import numpy as np
     from PIL import Image
 
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    low, high = float(values.min()), float(values.max())
+    ranges = [(values.min(), values.max()) for _, values in _strips(image)]
+    low, high = float(min(each[0] for each in ranges)), float(max(each[1] for each in ranges))
     eight = low >= 0 and high <= 255
+    offset, scale = low, 255 / ((high - low) or 1)
     if image.mode == "F" and eight and high <= 1:
-        greys = values * 255
+        offset, scale = 0.0, 255.0
     elif image.mode.startswith("I;16") or (image.mode == "I" and low >= 0 and 255 < high <= 65535):
-        greys = values / 257
+        offset, scale = 0.0, 1 / 257
     elif eight:  # of mode I too: what has 32 bits and needs 8 was made from 8
-        greys = values
-    else:
-        greys = (values - low) * (255 / ((high - low) or 1))
+        offset, scale = 0.0, 1.0
     transparent = image.info.get("transparency")  # the one tone of a 16-bit PNG that is so
-    if isinstance(transparent, int):
-        greys[values == transparent] = 255
-    return Image.fromarray(np.rint(greys).astype(np.uint8))
+    scaled = Image.new("L", image.size)
+    for top, values in _strips(image):
+        greys = np.rint((values - offset) * scale).astype(np.uint8)
+        if isinstance(transparent, int):
+            greys[values == transparent] = 255
+        scaled.paste(Image.fromarray(greys), (0, top))
+    return scaled
+
+
+def _strips(image: PilImage.Image) -> Iterator[tuple[int, Any]]:
+    """Some rows at a time: the number of the first one, and their values as finite floats."""
+    import numpy as np
+
+    width, height = image.size
+    rows = max(1, _STRIP // width)
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(top + rows, height)))
+        yield top, np.nan_to_num(np.asarray(strip, dtype=np.float64))
 
 
 def _upright(image: PilImage.Image, source: PilImage.Image) -> PilImage.Image:
@@ -282,8 +342,10 @@ def _clean(error: Exception) -> str:
     """An error's text without memory addresses, directories and the queries of URLs, which may be signed: equal
     failures read equal on every machine.
     """
-    text = str(error) or type(error).__name__
-    text = re.sub(r"[A-Za-z][\w+.-]*://\S+", lambda url: _base_name(url[0].split("#")[0]).rpartition("@")[2], text)
+    text = (str(error) or type(error).__name__)[:_LONGEST_ERROR]
+    # Schemes of a bounded length, lest a long text without any takes quadratic time.
+    address = re.compile(r"[A-Za-z][\w+.-]{0,31}://\S+")
+    text = address.sub(lambda url: _base_name(url[0].split("#")[0]).rpartition("@")[2], text)
     text = re.sub(r"<[^<>]* at 0x[0-9a-fA-F]+>", "the file", text)
     text = re.sub(r"0x[0-9a-fA-F]{6,}", "...", text)
     text = re.sub(r"(?<![\w:/])(?:[A-Za-z]:)?[/\\](?:[^\s'\"/\\]+[/\\])+", "", text)

@@ -117,10 +117,13 @@ def build_minigpt4(folder: Path) -> Path:
     return _save(folder, model, mllms.MiniGPT4Processor(pixels, tokenizer, num_query_tokens=4))
 
 
-def build_otter(folder: Path) -> Path:
-    """Otter: its CLIP tower, a perceiver of 4 latents, an MPT with gated cross-attention before every second block."""
+def build_otter(folder: Path, tokenizer: Any = None) -> Path:
+    """Otter: its CLIP tower, a perceiver of 4 latents, an MPT with gated cross-attention before every second block.
+
+    Without a tokenizer it has GPT-NeoX's.
+    """
     pixels = mllms.OtterImageProcessor(size={"shortest_edge": _SIDE}, crop_size={"height": _SIDE, "width": _SIDE})
-    processor = mllms.OtterProcessor(pixels, neox_tokenizer())
+    processor = mllms.OtterProcessor(pixels, neox_tokenizer() if tokenizer is None else tokenizer)
     tokenizer = processor.tokenizer
     config: Any = mllms.OtterConfig(
         text_config={"d_model": 32, "n_heads": 4, "n_layers": 4, "vocab_size": len(tokenizer), "max_seq_len": 512},

@@ -39,11 +39,13 @@ class Captioner:
 
     Args:
         model: A preset (`captioners.PRESETS`), a Hub id ``org/name`` of an image-text-to-text model, or a local folder.
-            A folder of one of the paper's MLLMs is asked as the preset of that MLLM says.
+            A folder of one of the paper's MLLMs is asked as the preset of that MLLM says; a Hub id of one is given as
+            ``checkpoint`` of that preset, for what it is shows only when it is loaded.
         checkpoint: With a preset's name: the folder or Hub id to take in place of its checkpoint. ``"minigpt-4"``
             needs it, for nobody publishes one ready to use.
         preset: How the MLLM is asked: ``"default"``, or ``"paper"`` for what the paper's scripts do, prompt, decoding
-            and clean-up; see `captioners.preset_data`.
+            and clean-up; see `captioners.preset_data`. Captions then end at the first full stop, whatever it is, so
+            `Augment` should cut them by ``Shear(rule="seed")``: its default would end "A dog! It runs." at the dog.
         prompt: The question; ``<image>`` marks where the picture stands. None: the preset's, or what the model's
             documentation has.
         image_column: The column of the pictures, in any form that `images.to_rgb` takes.
@@ -169,8 +171,8 @@ class Captioner:
         """How the model is asked where no argument says otherwise."""
         if self.mllm is not None:
             return self.mllm.variants[self.preset]
-        prompt = documented_prompt(self.folder) if self.folder is not None else None
-        return presets.Variant(DOCUMENTED if prompt is None else prompt)
+        # Of a folder, too: what it stands for shows in the processor, and for the hash the files' digest is enough.
+        return presets.Variant(DOCUMENTED)
 
     @property
     def source(self) -> str | None:
@@ -218,7 +220,7 @@ class Captioner:
 
     @property
     def resolved_prompt(self) -> str:
-        """The question that is asked."""
+        """The question that is asked; `forms.DOCUMENTED` where that is for the checkpoint to say."""
         return self.variant.prompt if self.prompt is None else self.prompt
 
     @property
@@ -264,9 +266,11 @@ class Captioner:
         """
         if self.source is None:
             make = self.named.make if self.named else ""
+            here = os.path.join(os.curdir, self._model)
+            found = f" A folder of this name is here: checkpoint={here!r}" if os.path.isdir(here) else ""
             raise CheckpointError(
                 f"captioner {self.label!r} needs a checkpoint of your own making, for nobody publishes one ready to "
-                f"use. To do: {make} (see its --help), then Captioner({self._model!r}, checkpoint=FOLDER)"
+                f"use. To do: {make} (see its --help), then Captioner({self._model!r}, checkpoint=FOLDER).{found}"
             )
         return ModelKey(
             engine=self.engine,
@@ -276,6 +280,7 @@ class Captioner:
             device=full_name(device) if self.engine == "transformers" else device,
             prompt_style=self.resolved_prompt_style,
             digest=identity.digest(self.own_folder) if self.own_folder is not None else None,
+            preset=self.mllm.name if self.mllm else None,
         )
 
     def settings(self) -> dict[str, Any]:
@@ -286,14 +291,15 @@ class Captioner:
         """What made the captions, for a data set's card.
 
         Returns:
-            Values that JSON can hold: no path, and every decoding parameter.
+            Values that JSON can hold: no path, and every decoding parameter. ``dtype`` is the one that was asked for:
+            what ``"auto"`` comes to differs from machine to machine, and is no part of a captioner's `identity`. The
+            description and the licence are the preset's where the checkpoint is; of other weights, nobody has said.
 
         >>> Captioner().describe()["decoding"]["max_new_tokens"]
         30
         """
         mllm, folder = self.mllm, self.folder
-        # Whose weights a folder has, its architecture does not say.
-        published = mllm if self.named is not None or folder is None else None
+        published = mllm if self._is_published else None
         return {
             "name": self.label,
             "model": self.label if folder is not None or self.source is None else self.source,
@@ -320,14 +326,25 @@ class Captioner:
             "citation": mllm.citation if mllm else None,
         }
 
+    @property
+    def _is_published(self) -> bool:
+        """Whether the weights are those that the preset describes: an architecture does not say whose they are."""
+        if self.mllm is None:
+            return False
+        made = self.named is not None and self.named.source is None  # each of the same published parts
+        return made or self._given is None or self._given == str(self.mllm.source)
+
     def _spoken_prompt(self) -> str:
         """The question in words, as soon as the checkpoint is on this machine."""
-        if self.resolved_prompt != DOCUMENTED or self.source is None or self.folder is not None:
+        folder = self.folder
+        if self.resolved_prompt != DOCUMENTED or self.source is None:
             return self.resolved_prompt
-        from huggingface_hub import try_to_load_from_cache
+        if folder is None:
+            from huggingface_hub import try_to_load_from_cache
 
-        config = try_to_load_from_cache(self.source, "config.json", revision=self.resolved_revision)
-        prompt = documented_prompt(Path(config).parent) if isinstance(config, str) else None
+            config = try_to_load_from_cache(self.source, "config.json", revision=self.resolved_revision)
+            folder = Path(config).parent if isinstance(config, str) else None
+        prompt = documented_prompt(folder, self.resolved_prompt_style) if folder is not None else None
         return DOCUMENTED if prompt is None else prompt
 
     def __call__(self, batch: Mapping[str, Any], rank: int | None = None) -> dict[str, Any]:

@@ -14,9 +14,9 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from hf_mllm_aug import checkpoints
 from hf_mllm_aug.captioners.cleanup import CleanUp
 from hf_mllm_aug.errors import ImageError, UnknownNameError
 
@@ -36,6 +36,7 @@ class ModelKey:
         device: ``"cpu"``, ``"cuda:0"``, ..., one name a device; None for the best that is there.
         prompt_style: As `captioners.prompters` has them; ``"auto"`` to go by what the checkpoint has.
         digest: Of the files of a folder of the caller's own, which may be written anew; None for other sources.
+        preset: The preset by which the model is asked, which its architecture has to suit; None without one.
     """
 
     engine: str
@@ -45,12 +46,12 @@ class ModelKey:
     device: str | None = None
     prompt_style: str = "auto"
     digest: str | None = None
+    preset: str | None = None
 
     @property
     def label(self) -> str:
         """The checkpoint's name for messages and cards: never a path, which says where somebody's files are."""
-        path = Path(self.source)
-        return path.name if path.is_absolute() or path.is_dir() else self.source
+        return checkpoints.label(self.source)
 
 
 @dataclass(frozen=True)
@@ -131,10 +132,15 @@ def loaded(key: ModelKey) -> Engine:
     _guard_forks()
     with _LOCK:
         if key not in _LOADED:
-            for stale in [other for other in _LOADED if replace(other, digest=key.digest) == key]:
+            for stale in [other for other in _LOADED if _is_stale(other, key)]:
                 del _LOADED[stale]
             _LOADED[key] = importlib.import_module(_ENGINES[key.engine]).load(key)
         return _LOADED[key]
+
+
+def _is_stale(other: ModelKey, key: ModelKey) -> bool:
+    """Whether a model was loaded from a folder as it was before its files changed."""
+    return other.digest != key.digest and replace(other, digest=key.digest, preset=key.preset) == key
 
 
 def resident(key: ModelKey) -> ModelKey | None:

@@ -65,7 +65,13 @@ def _sha256(file: Any) -> Any:
 
 
 def identity(captioner: Captioner) -> dict[str, Any]:
-    """All that decides a captioner's captions, and no path."""
+    """All that decides a captioner's captions, and no path.
+
+    Two things are left out. The number type stands here as it was asked for, in the settings: what ``"auto"`` comes to
+    on a machine is not in the hash, so that one data set may be captioned on several. And a checkpoint may name a
+    tokenizer in another repository, as Otter's does where it brings none (``text_config.tokenizer_name``): that one is
+    known by its name, which is in the digest, and not by its content.
+    """
     folder = captioner.folder
     # What ends a decoding behind its first sentence.
     segmenter = {"sentencex": version("sentencex")} if captioner.request.sentence_stop else {}

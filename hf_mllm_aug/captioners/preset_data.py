@@ -5,8 +5,9 @@ oddities included: prompt, decoding, and captions that end at the first full sto
 shearing to `Shear`, is greedy, so that a caption depends on its picture alone, and asks for a description.
 
 The scripts leave ``top_k`` unset, which is 50 in the versions of transformers that they were written for; here it is
-said. Three things are not reproduced. MiniGPT-4's script ends all rows of a batch when the first one ends, and leaves
-end tokens in the text. Otter's loses every word that begins with ``<``, and so a first word glued to ``<answer>``.
+said. Four things are not reproduced. MiniGPT-4's script ends all rows of a batch when the first one ends, and leaves
+end tokens in the text. Otter's loses every word that begins with ``<``, and so a first word glued to ``<answer>``; and
+it decodes with ``clean_up_tokenization_spaces``, which takes away the space in `` ,`` and before other marks.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ _BUILT_IN = (
             {"do_sample": True, "temperature": 1.0, "top_p": 0.9, "top_k": _TOP_K_UNSET},
             CleanUp(stops=("###", _FULL_STOP), restarts=("Assistant:",), dropped="\n\u200b"),
         ),
-        description="MiniGPT-4 on Vicuna 7B v0, put together from the parts that its authors publish.",
+        description="MiniGPT-4 on a Vicuna v0, put together from the parts that its authors publish.",
         licence="LLaMA License (non-commercial), from Vicuna v0",
         citation=_MINIGPT_4,
         batch_size=96,

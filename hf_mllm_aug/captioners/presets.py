@@ -17,12 +17,10 @@ from typing import Any, Literal
 from hf_mllm_aug.captioners import decoding
 from hf_mllm_aug.captioners.cleanup import CleanUp
 from hf_mllm_aug.errors import UnknownNameError, UsageError
+from hf_mllm_aug.mllms.processing import IMAGE_MARK as IMAGE_MARK
 
 PromptStyle = Literal["auto", "segments", "chat", "plain", "native"]
 VariantName = Literal["default", "paper"]
-
-IMAGE_MARK = "<image>"
-"""Where the picture stands in a prompt."""
 
 VARIANTS: tuple[VariantName, ...] = ("default", "paper")
 
@@ -226,4 +224,3 @@ def _read_config(file: Path, *_: int) -> Mapping[str, Any]:
     except (OSError, ValueError):  # loading the model will say so
         return {}
     return settings if isinstance(settings, dict) else {}
-

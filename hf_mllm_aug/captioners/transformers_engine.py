@@ -8,6 +8,7 @@ either. Weights are read as safetensors where there are any, else as pickles wit
 from __future__ import annotations
 
 import logging
+import pickle
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,10 @@ from hf_mllm_aug.captioners import fork
 from hf_mllm_aug.captioners.cleanup import CleanUp
 from hf_mllm_aug.captioners.engine import ModelKey, Request
 from hf_mllm_aug.captioners.prompters import Prompter, load_prompter
+from hf_mllm_aug.captioners.prompters.suitability import refuse_misasked
 from hf_mllm_aug.captioners.sampling import row_seed, samplers
 from hf_mllm_aug.captioners.sentence_stop import CaptionStop, decode
-from hf_mllm_aug.checkpoints import reason, refuse_foreign_code, refuse_unfit_weights
+from hf_mllm_aug.checkpoints import reason, refuse_foreign_code, refuse_pickle_with_code, refuse_unfit_weights
 from hf_mllm_aug.errors import AugError, CheckpointError, ImageError, UsageError
 
 if TYPE_CHECKING:
@@ -42,10 +44,13 @@ class TransformersEngine:
     Args:
         model: Of transformers, on its device.
         prompter: Prepares its inputs.
+        source: The Hub id or folder that they are from, to be kept out of messages.
+        name: What messages call it.
     """
 
-    def __init__(self, model: Any, prompter: Prompter) -> None:
+    def __init__(self, model: Any, prompter: Prompter, *, source: str = "", name: str = "") -> None:
         self.max_batch: int | None = None
+        self._source, self._name = source, name
         self._model = model
         self._prompter = prompter
         self._special = _special_ids(model, prompter.tokenizer)
@@ -62,7 +67,8 @@ class TransformersEngine:
             raise
         except Exception as error:
             if len(images) == 1:
-                return [ImageError(f"the model's processor refuses the picture: {' '.join(str(error).split())[:200]}")]
+                text = reason(error, self._source, self._name)[:200]  # it goes into a column that is published
+                return [ImageError(f"the model's processor refuses the picture: {text}")]
             logger.debug("a micro-batch of %d was refused; trying its pictures one by one", len(images), exc_info=True)
             return self._halved(images, keys, request)
         try:
@@ -173,7 +179,8 @@ def load(key: ModelKey) -> TransformersEngine:
         The engine. A checkpoint whose processor cannot work fails here, not on every row: the prompter is tried out.
 
     Raises:
-        CheckpointError: The checkpoint is not there, or does not fit.
+        CheckpointError: The checkpoint is not there, or does not fit; or it is of one of the paper's MLLMs, and is to
+            be asked in another way than as its preset says.
         UsageError: The device or number type is not to be had.
     """
     fork.prepare()
@@ -183,6 +190,7 @@ def load(key: ModelKey) -> TransformersEngine:
         mllms.register()
         refuse_foreign_code(key.source, key.label, key.revision)
         config = AutoConfig.from_pretrained(key.source, revision=key.revision, trust_remote_code=False)
+        refuse_misasked(key, config)
         prompter = load_prompter(key, config)
         placement = {"device_map": {"": str(device)}} if device.type == "cuda" else {}
         auto: Any = AutoModelForImageTextToText
@@ -199,9 +207,11 @@ def load(key: ModelKey) -> TransformersEngine:
         model = model.eval() if placement else model.eval().to(device)
     except AugError:
         raise
-    except Exception as error:  # safetensors, pickle and torch have errors of their own
+    except pickle.UnpicklingError as error:
+        raise refuse_pickle_with_code(key.label) from error
+    except Exception as error:  # safetensors and torch have errors of their own
         raise CheckpointError(f"cannot load {key.label}: {reason(error, key.source, key.label)}") from error
-    return TransformersEngine(model, prompter)
+    return TransformersEngine(model, prompter, source=key.source, name=key.label)
 
 
 def _device(name: str | None) -> torch.device:

@@ -13,12 +13,12 @@ from hf_mllm_aug import schema
 from hf_mllm_aug.captioners.presets import VariantName
 from hf_mllm_aug.commands import quiet
 from hf_mllm_aug.commands.options import (
+    CaptionRuleOption,
     DebugOption,
     ImageColumnOption,
     Images,
     MaxSamplesOption,
     OutOption,
-    RuleOption,
     SplitOption,
 )
 from hf_mllm_aug.commands.terminal import count, say
@@ -40,7 +40,8 @@ def caption(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SOURCE", help="A folder of pictures, a data set, a .json or .tsv list, .tar or .parquet shards, a Hub id."
+            metavar="SOURCE",
+            help="A folder of pictures, a data set, a .json or .tsv list, tar or Parquet shards, a Hub id.",
         ),
     ],
     captioner: Annotated[
@@ -53,7 +54,8 @@ def caption(
     ],
     out: OutOption,
     preset: Annotated[
-        VariantName, typer.Option("--preset", help="default, or paper: asked exactly as the paper's scripts did.")
+        VariantName,
+        typer.Option("--preset", help="default, or paper: asked and cut as the paper's scripts did, by --rule seed."),
     ] = "default",
     split: SplitOption = None,
     image_column: ImageColumnOption = None,
@@ -68,7 +70,7 @@ def caption(
     keep_unsheared: Annotated[
         bool, typer.Option("--keep-unsheared", help="Keep what each captioner generated, in columns generated_*.")
     ] = False,
-    rule: RuleOption = "sentence",
+    rule: CaptionRuleOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Caption the pictures of SOURCE into a staged data set.
@@ -83,12 +85,13 @@ def caption(
 
     # Whatever can be refused is refused before the work, so that no caption is lost to it.
     check_free(out)
-    named = [text.partition("=")[::2] for text in captioner]
     captioners = [
-        Captioner(name, checkpoint=checkpoint or None, preset=preset, batch_size=batch_size)
-        for name, checkpoint in named
+        Captioner(name, checkpoint=checkpoint, preset=preset, batch_size=batch_size)
+        for name, checkpoint in map(named, captioner)
     ]
-    augment = Augment(captioners, shear=Shear(rule=rule), keep_unsheared=keep_unsheared)
+    # The scripts' captions end at the first full stop; any other rule would cut them once more.
+    shear = Shear(rule=rule or ("seed" if preset == "paper" else "sentence"))
+    augment = Augment(captioners, shear=shear, keep_unsheared=keep_unsheared)
     check_config_names([config_name(member.label) for member in augment.members])
     with quiet.progress(wanted=False):
         rows = open_source(source, split=split, image_column=image_column, max_samples=max_samples)
@@ -120,6 +123,18 @@ def caption(
         keep_record(card, augment.describe())
         save_configs(configs, out, card=card, split=split_name(rows.split))
     show_staged(out, {name: len(config) for name, config in configs.items()})
+
+
+def named(text: str) -> tuple[str, str | None]:
+    """A captioner's name and the checkpoint that stands behind ``=``; folders may have that sign in their names, too.
+
+    >>> named("minigpt-4=my/folder"), named("qwen-vl"), named("runs/lr=1e-4")
+    (('minigpt-4', 'my/folder'), ('qwen-vl', None), ('runs/lr=1e-4', None))
+    """
+    from hf_mllm_aug.captioners.presets import PRESETS
+
+    name, _, checkpoint = text.partition("=")
+    return (name, checkpoint or None) if name in PRESETS else (text, None)
 
 
 def _show_outcomes(rows: Dataset, captioners: Sequence[Captioner]) -> None:

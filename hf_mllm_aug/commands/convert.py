@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -90,4 +91,6 @@ def minigpt_4(
     folder = convert_minigpt4(vit=vit, qformer=qformer, vicuna=vicuna, projection=projection, out=out, config=config)
     size = sum(file.stat().st_size for file in folder.iterdir())
     say(f"{folder}: MiniGPT-4, {size / 1e9:,.1f} GB")
-    say(f"Use it: hf-mllm-aug caption SOURCE --captioner {folder} --out captions")
+    # With the preset's name: the columns are then named after the MLLM, and a folder may be called like a preset.
+    given = shlex.quote(f"minigpt-4={folder}")
+    say(f"Use it: hf-mllm-aug caption SOURCE --captioner {given} --out captions")

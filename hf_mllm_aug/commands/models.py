@@ -30,7 +30,10 @@ def models(debug: DebugOption = False) -> None:
     say()
     names = ", ".join(preset.name for preset in PRESETS.values() if preset.paper is not None)
     say(f'Captioner(NAME, preset="paper") asks as the scripts of arXiv 2311.18765 do: {names}.')
-    say("A Hub id (OWNER/NAME) or a local folder of any image-text-to-text model with a chat template works as well.")
+    say(
+        "A Hub id (OWNER/NAME) or a local folder works as well: of any image-text-to-text model of transformers that "
+        "has a chat template, or whose documentation says how to ask it for a caption."
+    )
 
 
 def _checkpoint(preset: Preset) -> str:

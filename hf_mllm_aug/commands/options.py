@@ -13,13 +13,13 @@ Images = Literal["embed", "none"]
 # Read by `cli.main`, for it also shows where a failure of parsing came from.
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the libraries' own messages.")]
 OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to write; it must not exist yet.")]
-RuleOption = Annotated[
-    Rule,
-    typer.Option(
-        "--rule",
-        help="How captions are cut: sentence = after the first sentence; raw = to the length of the raw caption, "
-        "in words; seed = before the first full stop, as the paper's published files are.",
-    ),
+_RULES = (
+    "How captions are cut: sentence = after the first sentence; raw = to the length of the raw caption, "
+    "in words; seed = before the first full stop, as the paper's published files are."
+)
+RuleOption = Annotated[Rule, typer.Option("--rule", help=_RULES)]
+CaptionRuleOption = Annotated[
+    Rule | None, typer.Option("--rule", help=f"{_RULES} [default: sentence; with --preset paper: seed]")
 ]
 SplitOption = Annotated[
     str | None,

@@ -77,10 +77,10 @@ def load_cc3m(
             first for lists, the second for tars and what img2dataset writes.
 
     Returns:
-        Rows of key, image (undecoded; null in a list of addresses, see `FetchImages`), url, caption. The key is the
-        samples' name in tars and in what img2dataset writes, the path in a JSON list, and else is derived from the
-        address (`url_key`). Captions are byte for byte those of the source. Rows that repeat a key are kept; their
-        number and the first of them are logged, and so is whatever was put right or left out.
+        Rows of key, image (undecoded; null in a list of addresses, see `FetchImages`), url, caption. The key is derived
+        from the address (`url_key`); where there is none it is the samples' name in tars and the path in a JSON list.
+        Captions are byte for byte those of the source. Rows that repeat a key are kept; their number and the first of
+        them are logged, and so is whatever was put right or left out.
 
     Raises:
         FormatError: The source breaks its format; file and line or record are named.

@@ -55,6 +55,38 @@ def find_files(
     return DataFilesDict({Split.TRAIN: DataFilesList(list(found), list(found.values()))})
 
 
+def chosen_files(files: DataFilesDict, names: Sequence[str]) -> DataFilesDict:
+    """Those of the files that `find_files` found that have one of the names."""
+    from datasets import Split
+    from datasets.data_files import DataFilesDict, DataFilesList
+
+    found = dict(zip(files[Split.TRAIN], files[Split.TRAIN].origin_metadata, strict=True))
+    return DataFilesDict({Split.TRAIN: DataFilesList(list(names), [found[name] for name in names])})
+
+
+def shown(name: str) -> str:
+    """A path or an address as a message may name it: of an address neither its query, which may be signed, nor a user.
+
+    >>> shown("s3://ann:secret@bucket/a.tar?X-Amz-Signature=0af3"), shown("/data/a.tar")
+    ('s3://bucket/a.tar', '/data/a.tar')
+    """
+    protocol, mark, rest = name.partition("://")
+    if not mark:
+        return name
+    host, slash, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
+    # The Hub's addresses name a revision after an "@", further on.
+    return f"{protocol}://{host.rpartition('@')[2]}{slash}{path}"
+
+
+def label(name: str) -> str:
+    """What is kept beside published rows of a file's name: no folder of this machine, no address.
+
+    >>> label("/home/ann/cc3m/0001.tar"), label("https://a.b/c/0001.tar?token=0af3")
+    ('0001.tar', '0001.tar')
+    """
+    return re.split(r"[/\\]", shown(name).rstrip("/"))[-1]
+
+
 def expand_braces(pattern: str) -> Iterator[str]:
     """Write out braces as a shell does.
 
@@ -89,7 +121,7 @@ def _local(item: str, suffixes: tuple[str, ...]) -> dict[str, tuple[Any, ...]]:
         for name in expand_braces(item):
             there = sorted(file for file in glob.glob(name, recursive=True) if os.path.isfile(file))
             if not there:
-                raise UsageError(f"{name!r} matches no file" + (f" (of {item!r})" if name != item else ""))
+                raise UsageError(_matches_none(name, item))
             found += there
     # Absolute, so that a stream goes on reading after a change of the working directory.
     stats = ((os.path.abspath(file), os.stat(file)) for file in found)
@@ -112,9 +144,13 @@ def _remote(item: str) -> dict[str, tuple[Any, ...]]:
         path = _path(name)
         paths = fnmatch.filter(by_path, path) if glob.has_magic(path) else [path] if path in by_path else []
         if not paths:
-            raise UsageError(f"{name!r} matches no file (of {item!r})")
+            raise UsageError(_matches_none(name, item))
         found |= {by_path[path]: there[by_path[path]] for path in paths}
     return found
+
+
+def _matches_none(name: str, item: str) -> str:
+    return f"{shown(name)!r} matches no file" + (f" (of {shown(item)!r})" if name != item else "")
 
 
 def _path(address: str) -> str:
@@ -130,7 +166,7 @@ def _resolve(pattern: str) -> dict[str, tuple[Any, ...]]:
     except FileNotFoundError:
         files = DataFilesList([], [])
     if not files:
-        raise UsageError(f"{pattern!r} matches no file")
+        raise UsageError(_matches_none(pattern, pattern))
     return dict(sorted(zip(files, files.origin_metadata, strict=True)))
 
 

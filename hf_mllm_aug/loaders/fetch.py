@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import weakref
 from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,14 +21,16 @@ from hf_mllm_aug import schema
 from hf_mllm_aug.errors import ColumnError, ImageError, UnknownNameError, UsageError
 from hf_mllm_aug.loaders.fetching.outcome import Outcome
 from hf_mllm_aug.loaders.fetching.policy import Policy
+from hf_mllm_aug.loaders.fetching.worker import Desk
 from hf_mllm_aug.safe_text import plain
 
 if TYPE_CHECKING:
     from datasets import Features
 
     from hf_mllm_aug.loaders.fetching.client import Client
+    from hf_mllm_aug.loaders.fetching.pace import Line, Place
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """To be raised with every change that changes what is fetched: results that `datasets` has cached would be stale."""
 
 
@@ -46,8 +47,9 @@ class FetchImages(Policy, functools.partial[Any]):
     cannot be opened as one by its bytes, whatever its headers say, is ``not_a_picture``.
 
     The kinds are ``ok``, ``no_url``, ``bad_url``, ``forbidden_address``, ``name_not_found``, ``unreachable``,
-    ``broken`` (the connection), ``timeout``, ``http_error``, ``redirect``, ``too_large``, ``opted_out`` and
-    ``not_a_picture``. Reasons hold no addresses; a row has its own.
+    ``broken`` (the connection), ``timeout``, ``http_error``, ``put_off`` (not asked for, since its host wants to be
+    left alone), ``redirect``, ``too_large``, ``opted_out`` and ``not_a_picture``. Reasons hold no addresses; a row has
+    its own.
 
     Connections are made to public addresses only, which is checked for the address that is connected to, at each
     redirect too. Owners who opted out by the header ``X-Robots-Tag`` are left alone. No cookies are kept, no
@@ -56,6 +58,9 @@ class FetchImages(Policy, functools.partial[Any]):
     Pass ``features=fetch.features(dataset.features)`` to `map`; it would otherwise guess the columns' types from the
     first thousand rows. In a notebook, pass ``num_proc=1`` as well: `datasets` cannot run asynchronous functions where
     an event loop runs already. Limits hold for each process.
+
+    Requests run on a thread of their own, and go on while nobody asks for the next row of a stream. A stream that is
+    left early stops, and its connections are closed, once Python has collected it.
 
     Args:
         url_column: The column of addresses.
@@ -72,12 +77,16 @@ class FetchImages(Policy, functools.partial[Any]):
         max_pixels: Larger pictures are refused. Width times height.
         max_aspect: Pictures whose long side is more than this many times the short one are refused.
         max_redirects: How many are followed; to http and https only.
-        retries: Further tries after 408, 429, 500, 502, 503, 504, and connections that broke. Timeouts and refused
-            connections get none.
+        retries: Further tries after 408, 429, 500, 502, 503, 504, connections that broke, and names that are slowly
+            found. Other timeouts and refused connections get none.
         first_wait: Seconds before the second try, half as much more or less at random; doubled from then on.
         max_wait: The longest wait, in seconds, and all that a row waits because hosts ask for it (``Retry-After``).
-            A host that asks for more is asked again only after that.
-        max_held_bytes: The most bytes of finished pictures that may wait for an earlier row's.
+            Rests that other rows caused do not add up over a host's answers.
+            A host that asks for more is asked again only after that; its rows wait as long as they may, and end as
+            ``put_off`` if they were not asked for. Fetch those again later.
+        max_held_bytes: The most bytes of finished pictures that may wait for an earlier row's, or to be taken; no
+            more are begun then. The pictures that are under way come on top, and one batch, which is handed over
+            whole: with ``batched=True``, memory is needed for ``batch_size`` pictures whatever this says.
         opt_out: Directives of ``X-Robots-Tag`` to honour; ``none`` counts as ``noindex``. Empty: none.
         user_agent: Who is asking; None names this library.
         allow_private: Whether private, loopback, link-local, multicast and other special addresses may be used too.
@@ -100,10 +109,8 @@ class FetchImages(Policy, functools.partial[Any]):
     status_column: str = "status"
     reason_column: str = "reason"
     on_error: Literal["null", "raise"] = "null"
-    # One client a running event loop; not a setting, so not in pickles and hashes.
-    _clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Client] = field(
-        default_factory=weakref.WeakKeyDictionary, init=False, repr=False, compare=False
-    )
+    # Not a setting, so not in pickles and hashes.
+    _desk: Desk = field(default_factory=Desk, init=False, repr=False, compare=False)
 
     def __new__(cls, *_: Any, **__: Any) -> FetchImages:  # noqa: D102 - arguments are those of the class
         # `datasets` asks `inspect.iscoroutinefunction`, which denies objects with an asynchronous `__call__` and,
@@ -161,7 +168,8 @@ class FetchImages(Policy, functools.partial[Any]):
         keys = rows.get(schema.KEY)
         if not is_batch:
             urls, keys = [urls], [keys]
-        outcomes = await self._fetch(list(urls))
+        urls = list(urls)
+        outcomes = await self._desk.run(self, len(urls), functools.partial(_fetch, urls))
         if self.on_error == "raise":
             for number, outcome in enumerate(outcomes):
                 if outcome.status != "ok":
@@ -174,27 +182,21 @@ class FetchImages(Policy, functools.partial[Any]):
         }
         return dict(columns) if is_batch else {name: values[0] for name, values in columns.items()}
 
-    async def _fetch(self, urls: list[Any]) -> list[Outcome]:
-        from hf_mllm_aug.loaders.fetching.client import Client
 
-        loop = asyncio.get_running_loop()
-        client = self._clients.get(loop)
-        if client is None:
-            client = self._clients[loop] = Client(self)
-        client.users += 1
-        try:
-            places = await client.line.enter(len(urls))
-            try:
-                return await _all(client.fetch_in_line(url, place) for url, place in zip(urls, places, strict=True))
-            finally:
-                for place in places:
-                    client.line.leave(place)  # those of rows that were cancelled
-        finally:
-            client.users -= 1
-            if not client.users:  # `map` does not say when it is done, and its loop stands still from then on
-                if self._clients.get(loop) is client:
-                    del self._clients[loop]
-                await client.close()
+async def _fetch(urls: list[Any], client: Client, line: Line, places: list[Place]) -> list[Outcome]:
+    """The pictures of one call, in its place in the line."""
+    await line.enter(places)
+
+    async def one(url: Any, place: Place) -> Outcome:
+        outcome = await client.fetch(url, line, places)
+        line.finish(place, len(outcome.data or b""))
+        return outcome
+
+    try:
+        return await _all(one(url, place) for url, place in zip(urls, places, strict=True))
+    finally:
+        for place in places:
+            line.finish(place)  # those of rows that were cancelled
 
 
 async def _all(calls: Iterable[Coroutine[Any, Any, Outcome]]) -> list[Outcome]:

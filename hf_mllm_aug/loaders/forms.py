@@ -12,16 +12,28 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hf_mllm_aug.errors import FormatError, UnknownNameError, UsageError
+from hf_mllm_aug.loaders.data_files import chosen_files, find_files
 from hf_mllm_aug.loaders.faults import OnError, check_on_error
 from hf_mllm_aug.loaders.prepared import named, of_split, open_builder, split_name, stamped
-from hf_mllm_aug.loaders.recognise import expand, files_in, files_of_split, is_hub_id, recognise
+from hf_mllm_aug.loaders.recognise import (
+    expand,
+    files_in,
+    files_of_split,
+    is_hub_id,
+    recognise,
+    recognise_address,
+    recognise_repository,
+)
 from hf_mllm_aug.loaders.tables import Order, look_at
+from hf_mllm_aug.loaders.tar_members import SUFFIXES as TARS
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
 PathLike = str | os.PathLike[str]
 Source = PathLike | Sequence[PathLike]
+REMOTE = "hf://"
+_MOST_SHARDS = 256  # of a saved data set as a stream
 
 
 @dataclass(frozen=True)
@@ -153,7 +165,7 @@ def open_form(
 def _paths(source: Source | None, data_set: DataSet) -> tuple[str, ...]:
     if source is None:
         return (data_set.repository,)
-    if isinstance(source, str) and (is_hub_id(source) or source.startswith("hf://")):
+    if isinstance(source, str) and (is_hub_id(source) or source.startswith(REMOTE)):
         return (source,)
     paths = expand(source)
     if len(paths) > 1 and any(os.path.isdir(path) for path in paths):
@@ -167,16 +179,21 @@ def _recognised(paths: tuple[str, ...], data_set: DataSet) -> str:
     Raises:
         UsageError: It is none of them.
     """
-    if not os.path.exists(paths[0]):
-        return _REPOSITORIES.get(paths[0], "webdataset" if paths[0].startswith("hf://") else "hub")
-    found = recognise(paths)
+    found: str | None
+    if paths[0].startswith(REMOTE):
+        found = recognise_address(paths[0])
+    elif not os.path.exists(paths[0]):
+        known = _REPOSITORIES.get(paths[0], "hub") if paths[0] in REPOSITORIES else None
+        return known or recognise_repository(paths[0])
+    else:
+        found = recognise(paths)
     if found is not None and found.startswith("tsv") and data_set.order is not None:
         return "tsv"  # its columns are checked against the published order when it is read
     if found in data_set.forms:
         return found
-    known = "; ".join(f"{name}: {FORMS[name].what}" for name in data_set.forms)
+    listed = "; ".join(f"{name}: {FORMS[name].what}" for name in data_set.forms)
     what = f"looks like {FORMS[found].what}, no form of {data_set.name}" if found else "is of no form that is known"
-    raise UsageError(f"{named(paths)} {what}. Name the form with form= if it is one of these. {known}")
+    raise UsageError(f"{named(paths)} {what}. Name the form with form= if it is one of these. {listed}")
 
 
 def _check_options(form: str, **options: Any) -> None:
@@ -197,16 +214,23 @@ def _load_hub(request: Request) -> Any:
 
 
 def _load_hub_shards(request: Request) -> Any:
-    from hf_mllm_aug.loaders.shards import load_webdataset
+    from hf_mllm_aug.loaders.shards import load_tars
 
-    pattern = f"hf://datasets/{request.paths[0]}/*{request.split}*.tar"
-    return load_webdataset(pattern, streaming=request.streaming, **_shard_policy(request))
+    # Asked for by one pattern: a listing finds thousands of files at once.
+    root = f"hf://datasets/{request.paths[0]}"
+    found = find_files(f"{root}/**/*.t*", TARS)
+    tars = [name for name in found["train"] if name.lower().endswith(TARS)]
+    if not tars:
+        raise UsageError(f"{request.name} has no file that ends in {' or '.join(TARS)}")
+    files = chosen_files(found, files_of_split(tars, request.split, request.name))
+    return load_tars(files, streaming=request.streaming, **_shard_policy(request))
 
 
 def _load_table(request: Request) -> Any:
     from hf_mllm_aug.loaders.repositories import load_parquet
 
-    files = request.files(".parquet")
+    # Found again, those of a pattern on the Hub at its commit.
+    files = list(find_files(request.files(".parquet"), (".parquet",))["train"])
     return load_parquet(files, split=request.sliced, streaming=request.streaming, source=request.name)
 
 
@@ -220,15 +244,15 @@ def _load_saved(request: Request) -> Any:
         if request.split not in saved:
             raise UsageError(f"{request.name} has no split {request.split!r}; it has: {', '.join(saved)}")
         saved = saved[request.split]
-    rows = to_schema(saved, request.name)
-    return rows.to_iterable_dataset() if request.streaming else rows
+    if request.streaming:
+        saved = saved.to_iterable_dataset(num_shards=max(1, min(_MOST_SHARDS, len(saved))))
+    return to_schema(saved, request.name)
 
 
 def _load_shards(request: Request) -> Any:
     from hf_mllm_aug.loaders.shards import load_webdataset
 
-    paths = list(request.paths) if request.paths[0].startswith("hf://") else request.files(".tar", ".tar.gz", ".tgz")
-    return load_webdataset(paths, streaming=request.streaming, **_shard_policy(request))
+    return load_webdataset(request.files(*TARS), streaming=request.streaming, **_shard_policy(request))
 
 
 def _load_img2dataset_parquet(request: Request) -> Any:

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from hf_mllm_aug import schema
 from hf_mllm_aug.errors import FormatError
+from hf_mllm_aug.loaders.keys import url_key
 from hf_mllm_aug.loaders.picture_folder import SUFFIXES
 from hf_mllm_aug.loaders.tally import Tally
 
@@ -30,6 +31,7 @@ PICTURE_TYPES = ("jpg", "jpeg", *sorted({suffix[1:] for suffix in SUFFIXES} - {"
 """Suffixes of pictures, without the dot; the first of them that a sample has is its picture."""
 
 STATUS = "status"
+_KEY = "key"
 
 
 def parse_record(data: bytes) -> dict[str, Any]:
@@ -47,6 +49,24 @@ def parse_record(data: bytes) -> dict[str, Any]:
     return record
 
 
+def read_record(path: str) -> dict[str, Any]:
+    """The record in a file; an empty one, where there is none that can be read."""
+    try:
+        with open(path, "rb") as file:
+            return parse_record(file.read(MAX_TEXT_BYTES))
+    except (OSError, FormatError):
+        return {}
+
+
+def is_record(record: Mapping[str, Any]) -> bool:
+    """Whether a sample's record is one of img2dataset's, which number their samples and say how it went.
+
+    >>> is_record({"key": "000000012", "status": "success"}), is_record({"url": "http://a.b/c.jpg"})
+    (True, False)
+    """
+    return _KEY in record and STATUS in record
+
+
 def failed_status(record: dict[str, Any]) -> str | None:
     """What a record says went wrong; None for a success, and where it does not say.
 
@@ -62,8 +82,11 @@ def make_row(
 ) -> dict[str, Any] | None:
     """Make a row of a sample's parts, or count why there is none.
 
+    The row's key is the sample's name, unless its record is one of img2dataset's and has the address: then the name is
+    a running number, another one in every download, and the key is derived from the address.
+
     Args:
-        key: The row's key.
+        key: The sample's name.
         image: The picture as `datasets` stores it undecoded, if there is one.
         text: The ``.txt``: the caption, byte for byte.
         record: The ``.json``: the address, and the caption where there is no ``.txt``.
@@ -81,7 +104,8 @@ def make_row(
         return None
     caption = _field(known, schema.CAPTION, key, tally) if text is None else _decode(text, key, tally)
     url = _field(known, schema.URL, key, tally)
-    return {schema.KEY: key, schema.IMAGE: image, schema.URL: url, schema.CAPTION: caption}
+    name = url_key(url) if url and is_record(known) else key
+    return {schema.KEY: name, schema.IMAGE: image, schema.URL: url, schema.CAPTION: caption}
 
 
 def _field(record: dict[str, Any], name: str, key: str, tally: Tally) -> str | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hf_mllm_aug import schema
 from hf_mllm_aug.errors import FormatError
 from hf_mllm_aug.loaders.img2dataset import NO_PICTURE, PICTURE_TYPES, STATUS, SUCCESS
+from hf_mllm_aug.loaders.keys import url_key
 from hf_mllm_aug.loaders.tally import Tally
 
 if TYPE_CHECKING:
@@ -54,9 +55,9 @@ def iter_tables(file: Any, tally: Tally, arrow_schema: pa.Schema) -> Iterator[pa
             return
         if batch is None:
             return
-        table = _rows(batch, picture, tally, arrow_schema)
-        if table.num_rows:
-            tally.delivered(table[schema.KEY][-1].as_py(), table.num_rows)
+        table, last = _rows(batch, picture, tally, arrow_schema)
+        if last is not None:
+            tally.delivered(last, table.num_rows)
         yield table
 
 
@@ -84,8 +85,8 @@ def _picture_column(found: pa.Schema, source: str) -> str:
     return (named or columns)[0]
 
 
-def _rows(batch: pa.RecordBatch, picture: str, tally: Tally, arrow_schema: pa.Schema) -> pa.Table:
-    """The batch's successes that have a picture, as rows of the schema."""
+def _rows(batch: pa.RecordBatch, picture: str, tally: Tally, arrow_schema: pa.Schema) -> tuple[pa.Table, str | None]:
+    """The batch's successes that have a picture, as rows of the schema; and what the file calls the last of them."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -108,13 +109,21 @@ def _rows(batch: pa.RecordBatch, picture: str, tally: Tally, arrow_schema: pa.Sc
     good = pc.and_(good, keys.is_valid())
     suffix = pa.scalar(picture if picture in PICTURE_TYPES else "image")
     pictures = pa.StructArray.from_arrays([images, pc.binary_join_element_wise(keys, suffix, ".")], ["bytes", "path"])
+    urls = _text(column(schema.URL), schema.URL, tally)
     columns = {
-        schema.KEY: keys,
+        schema.KEY: pa.array(map(_key, keys.to_pylist(), urls.to_pylist()), pa.string(), size=len(keys)),
         schema.IMAGE: pictures,
-        schema.URL: _text(column(schema.URL), schema.URL, tally),
+        schema.URL: urls,
         schema.CAPTION: _text(column(schema.CAPTION), schema.CAPTION, tally),
     }
-    return pa.table(columns).filter(good).select(arrow_schema.names).cast(arrow_schema)
+    names = keys.filter(good)
+    table = pa.table(columns).filter(good).select(arrow_schema.names).cast(arrow_schema)
+    return table, names[-1].as_py() if len(names) else None
+
+
+def _key(name: str | None, url: str | None) -> str | None:
+    """The row's key: of its address, where there is one. The file's is a running number, another in every download."""
+    return url_key(url) if url else name
 
 
 def _text(values: pa.Array, name: str, tally: Tally) -> pa.Array:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from hf_mllm_aug import schema
 from hf_mllm_aug.errors import ColumnError, UsageError
+from hf_mllm_aug.loaders.data_files import shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,7 +55,8 @@ def join_captions(
         captions: The captions' rows: a `Dataset`, an `IterableDataset` (which is written to datasets' cache first), or
             a Hub id or folder that `datasets.load_dataset` takes.
         on: The column that both have and whose texts must be equal: ``"key"``, or ``"url"`` where the pictures were
-            fetched by another tool, which gave them keys of its own.
+            fetched by another tool, which gave them keys of its own. Where rows with the same key have addresses, these
+            must be the same too: equal running numbers of two downloads are of different pictures.
         config: The config of a Hub id: a captioner's, or ``"all"``.
         split: The split of a Hub id.
         column: The name of the new column. By default all columns ``caption_<captioner>`` of the captions keep their
@@ -67,7 +69,8 @@ def join_captions(
 
     Raises:
         ColumnError: One of the two has no column ``on``, or the captions have none of captions.
-        UsageError: The new column is there already or has no name, or no row matches.
+        UsageError: The new column is there already or has no name, no row matches, or rows that have the same key have
+            different addresses (of a stream, when that row is read).
 
     >>> from datasets import Dataset
     >>> images = Dataset.from_dict({"key": ["001", "002"], "image": ["001.jpg", "002.jpg"]})
@@ -90,10 +93,12 @@ def join_captions(
         if on not in _columns(rows):
             raise ColumnError(on, _columns(rows), f"name another column with on=, or rename that of the {what}")
     names: dict[str, str] = _new_columns(captions, config or captions.info.config_name, column, _columns(images))
-    wanted = captions.select_columns([on, *names]).rename_columns(
+    both = schema.URL in _columns(images) and schema.URL in _columns(captions)
+    check: str | None = schema.URL if both and on != schema.URL else None
+    wanted = captions.select_columns([on, *([check] if check else []), *names]).rename_columns(
         {old: new for old, new in names.items() if old != new}
     )
-    index = CaptionIndex(_on_disk(wanted, on), on)
+    index = CaptionIndex(_on_disk(wanted, on), on, check)
     if isinstance(images, IterableDataset):
         return cast("Rows", _join_stream(images, index, how))
     return cast("Rows", _join_dataset(images, index, how))
@@ -154,14 +159,16 @@ class CaptionIndex:
     """Finds captions by key.
 
     Args:
-        captions: Rows with the column ``on`` and the captions, and nothing else.
+        captions: Rows with the column ``on``, that of ``check`` and the captions, and nothing else.
         on: The column of the keys; a null is no key.
+        check: A column in which rows of one key must have the same text, where they have any.
     """
 
-    def __init__(self, captions: Dataset, on: str) -> None:
+    def __init__(self, captions: Dataset, on: str, check: str | None = None) -> None:
         import numpy as np
 
         self.captions, self.on = captions, on
+        self.check: str | None = check
         hashes = np.empty(len(captions), np.uint64)
         known = np.ones(len(captions), bool)
         start = 0
@@ -180,6 +187,34 @@ class CaptionIndex:
     def nbytes(self) -> int:
         """The memory that it takes, without the captions."""
         return int(self._hashes.nbytes + self._rows.nbytes)
+
+    @property
+    def texts(self) -> Dataset:
+        """The captions alone."""
+        return self.captions.remove_columns([self.on, *([self.check] if self.check else [])])
+
+    def compare(self, keys: Sequence[str | None], values: Sequence[str | None], rows: np.ndarray[Any, Any]) -> None:
+        """Compare what pictures and captions of the same key have in the column ``check``.
+
+        Args:
+            keys: (n,) keys of pictures.
+            values: (n,) what they have.
+            rows: (n,) what `find` gives for the keys.
+
+        Raises:
+            UsageError: Two have different ones.
+        """
+        places = [place for place, row in enumerate(rows.tolist()) if row >= 0 and values[place]]
+        if self.check is None or not places:
+            return
+        theirs = self.captions.select_columns([self.check])[rows[places]][self.check]
+        for place, other in zip(places, theirs, strict=True):
+            if other and other != values[place]:
+                raise UsageError(
+                    f"same keys, other addresses: the key {keys[place]!r} is {shown(str(values[place]))} among the "
+                    f"pictures and {shown(str(other))} among the captions, so the keys are of different pictures. Join "
+                    f"on={self.check!r}"
+                )
 
     def _batches(self) -> Iterator[list[str | None]]:
         for table in self.captions.select_columns([self.on]).with_format("arrow").iter(_BATCH):
@@ -239,13 +274,15 @@ def _join_dataset(images: Dataset, index: CaptionIndex, how: str) -> Dataset:
     import pyarrow as pa
     from datasets import Dataset, concatenate_datasets
 
-    keys = images.select_columns([index.on]).with_format("arrow")
+    keys = images.select_columns([index.on, *([index.check] if index.check else [])]).with_format("arrow")
     found = np.full(len(images), -1, np.int64)
     missed: list[str | None] = []
     start = 0
     for table in keys.iter(_BATCH):
         batch = table.column(index.on).cast(pa.string()).to_pylist()
         found[start : start + len(batch)] = rows = index.find(batch)
+        if index.check is not None:
+            index.compare(batch, table.column(index.check).cast(pa.string()).to_pylist(), rows)
         missed += itertools.islice((key for key, row in zip(batch, rows, strict=True) if row < 0), _SHOWN - len(missed))
         start += len(batch)
     misses = int((found < 0).sum())
@@ -260,7 +297,7 @@ def _join_dataset(images: Dataset, index: CaptionIndex, how: str) -> Dataset:
     unused = len(index.captions) - len(np.unique(found[found >= 0]))
     logger.info("captions: %s of %s rows belong to none of the pictures", f"{unused:,}", f"{len(index.captions):,}")
 
-    captions = index.captions.remove_columns(index.on)
+    captions = index.texts
     nothing = Dataset.from_dict({name: [None] for name in captions.column_names}, features=captions.features)
     # In datasets' cache in the pictures' order: nothing but row numbers is in memory.
     in_order = concatenate_datasets([captions, nothing]).select(np.where(found < 0, len(captions), found))
@@ -289,7 +326,7 @@ def _report_misses(on: str, misses: int, total: int, examples: Sequence[str | No
 def _join_stream(images: IterableDataset, index: CaptionIndex, how: str) -> IterableDataset:
     from datasets import Features
 
-    captions = index.captions.remove_columns(index.on).features
+    captions = index.texts.features
     # No picture is decoded on its way. Not by Arrow's format, in which streams made of Python's rows lose their types.
     undecoded = images if images.features is None else images.decode(False)
     features = None if images.features is None else Features({**undecoded.features, **captions})
@@ -304,14 +341,17 @@ class StreamJoin:
 
     def __init__(self, index: CaptionIndex, how: str) -> None:
         self._index, self._how = index, how
-        self._captions = index.captions.remove_columns(index.on)
+        self._captions = index.texts
         self._rows = self._misses = 0
         self._missed: list[str | None] = []
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """Add the columns to a batch; with ``how="inner"`` rows without captions are left out."""
         keys = [None if key is None else str(key) for key in batch[self._index.on]]
-        found = self._index.find(keys).tolist()
+        rows = self._index.find(keys)
+        if self._index.check is not None:
+            self._index.compare(keys, batch[self._index.check], rows)
+        found = rows.tolist()
         self._count(keys, found)
         kept = [place for place, row in enumerate(found) if row >= 0 or self._how == "left"]
         captions = self._captions[[row for row in found if row >= 0]]

@@ -152,6 +152,8 @@ class _Window:
                 if self._ended and (open_string or failure.pos >= len(self._text.rstrip())):
                     what = f"the file ends within it ({what})"
                 raise self.error(f"record {number} is broken: {what}") from None
+            except ValueError:  # of a number with thousands of digits
+                raise self.error(f"record {number} has a number that is too long") from None
             except RecursionError:
                 raise self.error(f"record {number} is nested too deeply") from None
             self._move(end)

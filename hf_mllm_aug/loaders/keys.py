@@ -7,11 +7,12 @@ import logging
 import os
 import posixpath
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hf_mllm_aug import schema
 
 if TYPE_CHECKING:
+    import numpy as np
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
@@ -100,17 +101,27 @@ def report_repeated_keys(dataset: Dataset, source: str) -> int:
     Returns:
         The number of rows (not keys) that repeat a key.
     """
-    import numpy as np
-
-    # 64-bit hashes, sorted: a set of 15 million keys would take over a gigabyte.
-    hashes = np.fromiter(map(hash, _keys(dataset)), dtype=np.int64, count=len(dataset))
-    hashes.sort()
-    shared = hashes[1:][hashes[1:] == hashes[:-1]]
+    shared = repeated_keys(dataset)
     if len(shared):
         examples = ", ".join(map(repr, _first_of(dataset, set(shared[:_LOOKED_FOR].tolist()))))
         message = "%s: %d of %d rows repeat the key of an earlier row, such as %s"
         logger.warning(message, source, len(shared), len(dataset), examples)
     return len(shared)
+
+
+def repeated_keys(dataset: Dataset) -> np.ndarray[Any, Any]:
+    """The hashes of the keys of those rows whose key another row has, less one for each key.
+
+    Returns:
+        (n_repeats,) int64.
+    """
+    import numpy as np
+
+    # 64-bit hashes, sorted: a set of 15 million keys would take over a gigabyte.
+    hashes = np.fromiter(map(hash, _keys(dataset)), dtype=np.int64, count=len(dataset))
+    hashes.sort()
+    shared: np.ndarray[Any, Any] = hashes[1:][hashes[1:] == hashes[:-1]]
+    return shared
 
 
 def _first_of(dataset: Dataset, shared: set[int]) -> list[str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hf_mllm_aug.errors import FormatError, UsageError
+from hf_mllm_aug.errors import AugError, FormatError, UsageError
+from hf_mllm_aug.loaders.data_files import shown
 from hf_mllm_aug.loaders.keys import report_repeated_keys
 
 if TYPE_CHECKING:
@@ -20,17 +22,18 @@ _SPLIT = re.compile(r"(\w+)(\[[^\[\]]*\])?")
 
 
 def stamped(files: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Files with their sizes in bytes and times of change in ns: what datasets' cache has to see."""
-    return [(file, os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
+    """Absolute paths of files, sizes in bytes and times of change in ns: what datasets' cache has to see."""
+    return [(os.path.abspath(file), os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
 
 
 def named(files: Sequence[str]) -> str:
-    """Files as a message names them.
+    """Files as a message names them; of addresses without what may be secret.
 
     >>> named(["a.tsv"]), named(["a.tsv", "b.tsv", "c.tsv"])
     ('a.tsv', 'a.tsv and 2 more')
     """
-    return files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+    first = shown(files[0])
+    return first if len(files) == 1 else f"{first} and {len(files) - 1} more"
 
 
 def split_name(split: str, *, streaming: bool = False) -> str:
@@ -68,6 +71,42 @@ def of_split(rows: Any, split: str) -> Any:
     if str(rows.split) == name:
         return rows
     return Dataset(rows.data, info=rows.info, split=NamedSplit(name), indices_table=rows._indices)
+
+
+def gathered(stream: IterableDataset, rows: int, split: str) -> Dataset:
+    """The first rows of a stream as a `Dataset`, in a file of datasets' cache and not in memory.
+
+    Args:
+        stream: Rows whose features are known.
+        rows: How many, at most.
+        split: The split that they are of.
+
+    Raises:
+        FormatError: What the stream is read from breaks its format.
+    """
+    from datasets import Dataset, NamedSplit
+    from datasets.exceptions import DatasetGenerationError
+
+    features = stream.features if stream.features is not None else stream._resolve_features().features
+    if not rows or next(iter(stream.take(1)), None) is None:  # datasets takes a split without a row for an error
+        return Dataset.from_dict({column: [] for column in features}, features=features, split=NamedSplit(split))
+    try:
+        # Under a name of its own: a stream says nothing of whether its files have changed since.
+        return Dataset.from_generator(
+            _each,
+            features=features,
+            gen_kwargs={"stream": stream.take(rows)},
+            split=NamedSplit(split),
+            fingerprint=uuid.uuid4().hex,
+        )
+    except DatasetGenerationError as failure:
+        if isinstance(failure.__cause__, AugError):
+            raise failure.__cause__ from None
+        raise
+
+
+def _each(stream: IterableDataset) -> Iterator[dict[str, Any]]:
+    yield from stream
 
 
 def open_builder(builder: Any, split: str, streaming: bool, source: str) -> Dataset | IterableDataset:

@@ -30,6 +30,7 @@ _INSTEAD = {
     ),
 }
 _BATCH = 100  # rows, with their pictures
+_MANY = 1_000  # without
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,8 @@ def to_schema(rows: Any, source: str) -> Any:
     made = rows.map(
         _rows,
         batched=True,
-        batch_size=1000 if layout.image not in features else _BATCH,
+        with_indices=True,
+        batch_size=_MANY if layout.image not in features else _BATCH,
         fn_kwargs={"layout": layout, "source": source, "version": CODE_VERSION},
         remove_columns=[name for name in features if name in used],
         features=base_features(),
@@ -150,17 +152,55 @@ def find_layout(columns: Sequence[str]) -> Layout:
     >>> find_layout(["image_url", "caption", "labels"]).url
     'image_url'
     """
-    for layout in LAYOUTS:
-        if set(layout.needed) <= set(columns):
-            return layout
+    layout = layout_of(columns)
+    if layout is not None:
+        return layout
     known = "; ".join(", ".join(layout.needed) for layout in LAYOUTS)
     raise ColumnError(LAYOUTS[0].needed[0], columns, f"rename columns, so that one of these sets is there: {known}")
 
 
-def _rows(batch: Mapping[str, list[Any]], layout: Layout, source: str, version: int) -> dict[str, list[Any]]:
+def layout_of(columns: Sequence[str]) -> Layout | None:
+    """The first of the known layouts whose columns are all there, or None."""
+    return next((layout for layout in LAYOUTS if set(layout.needed) <= set(columns)), None)
+
+
+def texts_of(rows: Dataset, layout: Layout) -> Dataset | None:
+    """Key, url and caption as `to_schema` makes them; pictures and other columns are not touched.
+
+    Args:
+        rows: A table with the columns of the layout.
+        layout: The layout.
+
+    Returns:
+        As many rows; None if one has neither a key nor an address to make one of.
+    """
+    used = [name for name in (layout.key, layout.url, *layout.caption) if name in rows.column_names]
+    texts = rows.select_columns(used)
+    named_by = layout.key if layout.key is not None else layout.url
+    if any(not name for batch in texts.select_columns([named_by]).iter(_MANY) for name in batch[named_by]):
+        return None
+    features = base_features()
+    features.pop(IMAGE)
+    return texts.map(
+        _texts,
+        batched=True,
+        batch_size=_MANY,
+        fn_kwargs={"layout": layout, "version": CODE_VERSION},
+        remove_columns=used,
+        features=features,
+    )
+
+
+def _texts(batch: Mapping[str, list[Any]], layout: Layout, version: int) -> dict[str, list[Any]]:
+    made = _rows(batch, list(range(len(next(iter(batch.values()))))), layout, "", version)
+    return {name: made[name] for name in (KEY, URL, CAPTION)}
+
+
+def _rows(
+    batch: Mapping[str, list[Any]], numbers: Sequence[int], layout: Layout, source: str, version: int
+) -> dict[str, list[Any]]:
     """Schema rows of a batch; the version is an argument so that it is part of what `map` caches under."""
-    size = len(next(iter(batch.values())))
-    nothing: list[Any] = [None] * size
+    nothing: list[Any] = [None] * len(numbers)
     urls = [url or None for url in batch.get(layout.url or "", nothing)]
     if len(layout.caption) == 1:
         captions = batch[layout.caption[0]]
@@ -168,16 +208,16 @@ def _rows(batch: Mapping[str, list[Any]], layout: Layout, source: str, version: 
         columns = [batch[name] for name in layout.caption]
         captions = [yfcc_caption(dict(zip(layout.caption, texts, strict=True))) for texts in zip(*columns, strict=True)]
     given = batch[layout.key] if layout.key else nothing
-    keys = [_key(key, url, source) for key, url in zip(given, urls, strict=True)]
+    keys = [_key(key, url, source, number) for key, url, number in zip(given, urls, numbers, strict=True)]
     images = [_image(value) for value in batch.get(layout.image or "", nothing)]
     return {KEY: keys, IMAGE: images, URL: urls, CAPTION: captions}
 
 
-def _key(given: Any, url: str | None, source: str) -> str:
+def _key(given: Any, url: str | None, source: str, number: int) -> str:
     if given is not None and given != "":
         return str(given)
     if url is None:
-        raise FormatError(f"{source}: a row has neither a key nor a url, so nothing names its picture")
+        raise FormatError(f"{source}, row {number + 1:,}: neither a key nor a url, so nothing names its picture")
     return url_key(url)
 
 

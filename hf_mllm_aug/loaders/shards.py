@@ -16,15 +16,16 @@ from hf_mllm_aug.loaders.data_files import find_files
 from hf_mllm_aug.loaders.img2dataset import folder_stamp, shard_folders
 from hf_mllm_aug.loaders.prepared import named, open_builder
 from hf_mllm_aug.loaders.tally import OnError
+from hf_mllm_aug.loaders.tar_members import SUFFIXES as TARS
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
+    from datasets.data_files import DataFilesDict
 
     PathLike = str | os.PathLike[str]
 
 # Raise it when the rows made of a file change: datasets' cache does not see the code.
-CODE_VERSION = 1
-_TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+CODE_VERSION = 2
 _PARQUET = (".parquet",)
 
 
@@ -60,9 +61,11 @@ def load_webdataset(
             file and the last good key; a sample against the format is counted. ``"raise"``: both are errors.
 
     Returns:
-        Rows of key, image (bytes, undecoded), url, caption. The key is the samples' name in the tar (``__key__``), the
-        caption is what the ``.txt`` holds, byte for byte. What was left out is logged, for a stream a file at a time
-        (at level INFO where only downloads had failed); a `Dataset` keeps it as ``info.description``.
+        Rows of key, image (bytes, undecoded), url, caption. The key is the samples' name in the tar (``__key__``);
+        where the record is one of img2dataset's, whose names are running numbers, and has the address, it is derived
+        from that (`url_key`). The caption is what the ``.txt`` holds, byte for byte. What was left out is logged, for a
+        stream a file at a time (at level INFO where only downloads had failed); a `Dataset` keeps it as
+        ``info.description``.
 
     Raises:
         FormatError: With ``on_error="raise"``.
@@ -78,7 +81,11 @@ def load_webdataset(
     ...     load_webdataset(file.name, streaming=True).take(1).to_list()
     [{'key': '000', 'image': {'bytes': b'...', 'path': '000.jpg'}, 'url': None, 'caption': 'A red bus.'}]
     """
-    files = find_files(paths, _TARS)
+    return load_tars(find_files(paths, TARS), streaming=streaming, on_error=on_error)
+
+
+def load_tars(files: DataFilesDict, *, streaming: bool, on_error: OnError = "warn") -> Dataset | IterableDataset:
+    """What `load_webdataset` does with the files that it has found."""
     return _load("tar", streaming, on_error, named(files["train"]), data_files=files)
 
 
@@ -106,7 +113,8 @@ def load_img2dataset_parquet(
 
     Returns:
         Rows of key, image (bytes, undecoded), url, caption, for the samples with the status ``success``; the others are
-        counted as by `load_webdataset`.
+        counted as by `load_webdataset`. The key is derived from the address (`url_key`); where there is none it is the
+        file's, a running number.
 
     Raises:
         FormatError: A file has no column of pictures or no key; or, with ``on_error="raise"``, is broken.
@@ -114,12 +122,12 @@ def load_img2dataset_parquet(
 
     >>> import pyarrow, tempfile
     >>> from pyarrow.parquet import write_table
-    >>> columns = {"key": ["000", "001"], "url": ["https://a.b/c.jpg"] * 2, "caption": ["A red bus.", "A cat."]}
+    >>> columns = {"key": ["000", "001"], "url": ["http://a.b/c.jpg"] * 2, "caption": ["A red bus.", "A cat."]}
     >>> columns |= {"status": ["success", "failed_to_download"], "jpg": [b"...", None]}
     >>> with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
     ...     write_table(pyarrow.table(columns), file.name)
     ...     load_img2dataset_parquet(file.name, streaming=True).remove_columns("url").take(2).to_list()
-    [{'key': '000', 'image': {'bytes': b'...', 'path': '000.jpg'}, 'caption': 'A red bus.'}]
+    [{'key': '29e75dad6853252578fa907a', 'image': {'bytes': b'...', 'path': '000.jpg'}, 'caption': 'A red bus.'}]
     """
     files = find_files(paths, _PARQUET)
     return _load("parquet", streaming, on_error, named(files["train"]), data_files=files)
@@ -147,7 +155,8 @@ def load_img2dataset_folder(
         on_error: As for `load_webdataset`.
 
     Returns:
-        Rows of key (the file's name without its suffix), image (the path: the bytes stay where they are), url, caption.
+        Rows of key (of the address, as for `load_webdataset`, or else the file's name without its suffix), image (the
+        path: the bytes stay where they are), url, caption.
 
     Raises:
         FormatError: With ``on_error="raise"``, where a sample is against the format.

@@ -17,6 +17,8 @@ from datasets.builder import Key
 from datasets.utils.file_utils import xopen
 
 from hf_mllm_aug import schema
+from hf_mllm_aug.errors import FormatError
+from hf_mllm_aug.loaders.data_files import label, shown
 from hf_mllm_aug.loaders.img2dataset import iter_folder
 from hf_mllm_aug.loaders.img2dataset_parquet import iter_tables
 from hf_mllm_aug.loaders.prepared import named
@@ -65,9 +67,9 @@ class Shards(datasets.ArrowBasedBuilder):  # type: ignore[misc]  # datasets is u
         return [datasets.SplitGenerator(datasets.Split.TRAIN, gen_kwargs=gen_kwargs)]
 
     def _generate_tables(self, shards: list[tuple[str, str]], streaming: bool) -> Iterator[tuple[Key, pa.Table]]:
-        total = Tally(named([_label(name) for name, _ in shards]))
+        total = Tally(named([label(name) for name, _ in shards]))
         for number, (name, path) in enumerate(shards):
-            tally = Tally(_label(name), self.config.on_error)
+            tally = Tally(shown(name), self.config.on_error)
             # A shard without a row gives an empty table: a split without any table is an error to `datasets`.
             part = 0
             for part, table in enumerate(self._tables(path, tally), start=1):
@@ -78,6 +80,10 @@ class Shards(datasets.ArrowBasedBuilder):  # type: ignore[misc]  # datasets is u
             # In a stream a shard at a time is seen, by whichever worker has it. Downloads that failed are no news.
             if streaming and tally.summary():
                 logger.log(logging.WARNING if tally.faults else logging.INFO, tally.summary())
+        if not streaming and not total.rows and len(total.damaged) == len(shards):
+            # Of a stream nobody here knows all shards: each is read by itself.
+            sources = named([name for name, _ in shards])
+            raise FormatError(f"{sources}: no row could be read, every file is damaged. {total.first_damage}")
         if not streaming and total.summary():
             logger.warning(total.summary())
             self.info.description = total.summary()  # stays with the rows in the cache
@@ -106,8 +112,3 @@ def _to_tables(rows: Iterable[dict[str, Any]], arrow_schema: pa.Schema) -> Itera
             waiting, size = [], 0
     if waiting:
         yield pa.Table.from_pylist(waiting, schema=arrow_schema)
-
-
-def _label(name: str) -> str:
-    """A path as it was given, an address without its query, which may be signed."""
-    return name.split("?")[0] if "://" in name else name

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hf_mllm_aug.errors import FormatError
+from hf_mllm_aug.loaders.data_files import label
 from hf_mllm_aug.safe_text import plain
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ class Tally:
         left_out: Samples that gave no row, by reason.
         faults: Rows that lack a caption or an address because it cannot be read, by reason.
         damaged: Files of which an unknown number of rows is lost.
+        first_damage: What was said of the first of them.
 
     >>> tally = Tally("00000.tar", rows=7)
     >>> tally.leave_out("failed_to_download")
@@ -45,6 +47,7 @@ class Tally:
     left_out: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     damaged: list[str] = field(default_factory=list)
+    first_damage: str = ""
 
     def delivered(self, key: str | None, rows: int = 1) -> None:
         """Count rows; ``key`` is that of the last."""
@@ -83,7 +86,8 @@ class Tally:
         message = f"{self.source}: damaged after {last}: {what}. What follows is lost; fetch the file again"
         if self.on_error == "raise":
             raise FormatError(message)
-        self.damaged.append(self.source)
+        self.damaged.append(label(self.source))
+        self.first_damage = self.first_damage or message
         logger.warning(message)
 
     def add(self, other: Tally) -> None:
@@ -94,6 +98,7 @@ class Tally:
         for reason, rows in other.faults.items():
             _count(self.faults, reason, rows)
         self.damaged += other.damaged
+        self.first_damage = self.first_damage or other.first_damage
 
     def summary(self) -> str:
         """All counts in one line; an empty text if all samples gave whole rows."""

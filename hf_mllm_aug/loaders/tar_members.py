@@ -20,9 +20,13 @@ from typing import Any, BinaryIO
 
 from hf_mllm_aug.errors import FormatError
 
+SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+"""What the names of archives end in, in small letters."""
+
 _BLOCK = tarfile.BLOCKSIZE
 _CHUNK = 1 << 20
 _MOST_HEADER = 1 << 20  # bytes of an extended header: a path and a few attributes
+_MOST_RECORDS = 512  # of an extended header; writers put down a dozen
 _MOST_PADDING = 1 << 26  # bytes of zeros after the end mark; the usual padding is 10 KiB
 _ZEROS = bytes(_BLOCK)
 _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
@@ -71,6 +75,15 @@ def iter_members(file: BinaryIO, limit: Callable[[str], int]) -> Iterator[Member
         yield from _Reader(_decompressed(file)).members(limit)
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, _BrokenBzip2) as failure:
         raise TarDamage(f"its compressed data break off or are broken ({failure})") from failure
+
+
+def is_tar(path: str) -> bool:
+    """Whether a file, plain or compressed, begins as an archive does, whatever its name."""
+    try:
+        with open(path, "rb") as file:
+            return _decompressed(file).read(_BLOCK)[257:262] == b"ustar"
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, _BrokenBzip2):
+        return False
 
 
 def _decompressed(file: BinaryIO) -> BinaryIO:
@@ -181,19 +194,21 @@ class _Reader:
 
     def _read_pax(self, data: bytes) -> None:
         """Take path and size from records of the form ``LENGTH KEYWORD=VALUE``, each with the end of its line."""
-        while data.strip(b"\0"):
-            digits, space, _ = data[:20].partition(b" ")
+        data = data.rstrip(b"\0")
+        at = records = 0
+        while at < len(data):
+            digits, space, _ = data[at : at + 20].partition(b" ")
             length = int(digits) if space and digits.isdigit() else 0
-            keyword, equals, value = data[len(digits) + 1 : max(0, length - 1)].partition(b"=")
-            if not equals or length > len(data):
+            keyword, equals, value = data[at + len(digits) + 1 : max(at, at + length - 1)].partition(b"=")
+            at, records = at + length, records + 1
+            if not equals or at > len(data) or records > _MOST_RECORDS:
                 raise TarDamage(f"a broken extended header, before byte {self._offset:,}")
             if keyword == b"path":
                 self._path = value.decode("utf-8", "surrogateescape")
-            elif keyword == b"size" and value.isdigit():
+            elif keyword == b"size" and value.isdigit() and len(value) < 20:
                 self._size = int(value)
             elif keyword.startswith(b"GNU.sparse."):
                 raise TarDamage(f"a sparse member, which is not supported, before byte {self._offset:,}")
-            data = data[length:]
 
     def _read(self, size: int) -> bytes:
         data = self._file.read(size)

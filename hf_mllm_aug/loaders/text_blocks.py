@@ -21,6 +21,8 @@ Piece = tuple[str, int, int | None]
 """A file, the offset in bytes at which the piece starts, and that at which it ends; None: at the file's end."""
 
 _BLOCK = 1 << 22
+# A caption and an address are some hundred bytes; what has a longer line than this is no list.
+_LONGEST_LINE = 1 << 24
 _COUNTED = 1 << 24
 # Below it a piece's own cost shows; above it a shuffle of the pieces mixes little.
 _SMALLEST_PIECE = 1 << 16
@@ -76,20 +78,27 @@ def iter_blocks(piece: Piece) -> Iterator[Block]:
     """Yield the lines that start in a piece, some 4 MiB at a time.
 
     Raises:
-        FormatError: A compressed file is cut off or damaged; the lines before that place have been yielded.
+        FormatError: A compressed file is cut off or damaged, or a line is longer than 16 MiB; the lines before that
+            place have been yielded.
     """
     path, start, end = piece
     left = None if end is None else end - start
     lines = 0
-    rest = b""
+    rest: list[bytes] = []  # of a line that is longer than a block, its beginnings
+    held = 0
     bom = False
     with open_text(path) as file:
         if start:
             # The line that runs over the boundary belongs to the piece before.
             file.seek(start - 1)
-            skipped = file.readline()
-            left = None if left is None else left - (len(skipped) - 1)
-            lines = 1 if len(skipped) > 1 else 0
+            skipped = 0
+            while line := file.readline(_BLOCK):
+                skipped += len(line)
+                if line.endswith(b"\n"):
+                    break
+                _check_length(skipped, path, start, 0)
+            left = None if left is None else left - (skipped - 1)
+            lines = 1 if skipped > 1 else 0
         while left is None or left > 0:
             data = read_bytes(file, path, _BLOCK if left is None else min(_BLOCK, left), lines)
             if not data:
@@ -97,19 +106,29 @@ def iter_blocks(piece: Piece) -> Iterator[Block]:
             if left is not None:
                 left -= len(data)
                 if left <= 0 and not data.endswith(b"\n"):
-                    data += file.readline()
-            if start == 0 and lines == 0 and not rest and data.startswith(_BOM):
+                    data += file.readline(_LONGEST_LINE + 1)
+            if start == 0 and lines == 0 and not held and data.startswith(_BOM):
                 data, bom = data[len(_BOM) :], True
             cut_at = data.rfind(b"\n") + 1
+            first = data.find(b"\n") if cut_at else len(data)
+            _check_length(held + first, path, start, lines)
             if not cut_at:
-                rest += data
+                rest.append(data)
+                held += len(data)
                 continue
-            block = Block(rest + data[:cut_at], piece, lines, bom)
-            rest, bom = data[cut_at:], False
+            block = Block(b"".join([*rest, data[:cut_at]]), piece, lines, bom)
+            rest, held, bom = [data[cut_at:]], len(data) - cut_at, False
             yield block
             lines += block.data.count(b"\n")
-    if rest:
-        yield Block(rest + b"\n", piece, lines, bom)
+    _check_length(held, path, start, lines)
+    if held:
+        yield Block(b"".join([*rest, b"\n"]), piece, lines, bom)
+
+
+def _check_length(length: int, path: str, start: int, lines: int) -> None:
+    if length > _LONGEST_LINE:
+        number = newlines_before(path, start) + lines + 1
+        raise FormatError(f"{path}, line {number}: longer than {_LONGEST_LINE:,} bytes, so this is no list of lines")
 
 
 def head(path: str, size: int = 1 << 16) -> Block:

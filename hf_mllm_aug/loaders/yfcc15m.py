@@ -82,12 +82,12 @@ def load_yfcc15m(
 
     Returns:
         Rows of key, image (undecoded; null in a list of addresses, see `FetchImages`), url, caption. The key is the
-        photo's identifier (``photoid``); in DeCLIP's list the file's name, in a JSON list the path, in tars and what
-        img2dataset writes the samples' name. Captions are byte for byte those of the source. Where title and
-        description are apart, the caption is both with a space between them, whichever there are, in the published
-        cleaned form (``title_clean``, ``description_clean``: URL encoding undone, HTML tags removed, white space made
-        one space). Rows that repeat a key are kept; their number and the first of them are logged, and so is whatever
-        was put right or left out.
+        photo's identifier (``photoid``); in DeCLIP's list the file's name, in a JSON list the path, of what
+        img2dataset writes it is derived from the address (`url_key`), and in other tars is the samples' name. Captions
+        are byte for byte those of the source. Where title and description are apart, the caption is both with a space
+        between them, whichever there are, in the published cleaned form (``title_clean``, ``description_clean``: URL
+        encoding undone, HTML tags removed, white space made one space). Rows that repeat a key are kept; their number
+        and the first of them are logged, and so is whatever was put right or left out.
 
     Raises:
         FormatError: The source breaks its format; file and line or record are named.

@@ -36,6 +36,7 @@ _ORIGINAL = ("photoid", "uid", "unickname", "datetaken", "dateuploaded", "captur
 # fmt: on
 _WITH_HASH = ("line", "photoid", "hash", *_ORIGINAL[1:])
 _ID = "photoid"
+_LONGEST_ID = 18  # digits; the photos have up to 11
 _TEXTS = (("title_clean", "description_clean"), ("caption",), ("title", "description"))
 _TAG = re.compile("<[^<]+?>")
 
@@ -132,7 +133,7 @@ def _photo_ids(path: str, size: int, changed: int) -> np.ndarray:
         for block in iter_blocks(piece):
             lines = [line.split(b"\t") for line in plain_lines(block, Faults(path))]
             for index, fields in enumerate(lines):
-                if len(fields) != 3 or not fields[1].isdigit():
+                if len(fields) != 3 or not _is_id(fields[1].decode("ascii", "replace")):
                     raise FormatError(
                         f"{path}, line {block.line(index)}: expected 3 columns, line number, photo identifier and "
                         f"photo hash; found {len(fields)}"
@@ -169,7 +170,8 @@ def metadata_table(
         # Most lines are of photos that are not wanted: only the identifier of those is looked at.
         if place is not None and wanted is not None:
             fields = line.split(b"\t", place + 1)
-            if len(fields) > place and fields[place].isdigit() and not _is_in(wanted, int(fields[place])):
+            its = fields[place].decode("utf-8", "replace") if len(fields) > place else ""
+            if _is_id(its) and not _is_in(wanted, int(its)):
                 continue
         record = metadata_record(line, layout)
         if isinstance(record, str):
@@ -191,7 +193,8 @@ def _is_in(wanted: np.ndarray, number: int) -> bool:
 
 def metadata_row(record: Mapping[str, Any]) -> dict[str, Any]:
     """The schema's row of a photo, without a picture."""
-    url = record.get("downloadurl") or record.get("url") or None
+    url = record.get("downloadurl") or record.get("url")
+    url = url if isinstance(url, str) and url else None  # a number, say, would spoil the whole block
     return {KEY: str(record[_ID]), IMAGE: None, URL: url, CAPTION: yfcc_caption(record)}
 
 
@@ -214,6 +217,11 @@ def metadata_record(line: bytes, layout: Layout) -> dict[str, Any] | str:
         if len(fields) != len(layout.names):
             return f"{len(fields)} columns, expected {len(layout.names)}"
         record = dict(zip(layout.names, fields, strict=True))
-    if not str(record[_ID]).isdigit():
+    if not _is_id(str(record[_ID])):
         return f"{_ID!r} is no number but {str(record[_ID])[:40]!r}"
     return record
+
+
+def _is_id(text: str) -> bool:
+    """Whether a text is a photo's identifier: ASCII digits, as few as fit 64 bits."""
+    return text.isascii() and text.isdigit() and len(text) <= _LONGEST_ID

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from hf_mllm_aug.errors import CheckpointError, UsageError
+from hf_mllm_aug.mllms.loading import WholeCheckpoint
 from hf_mllm_aug.mllms.minigpt4_processing import MiniGPT4ImageProcessor, MiniGPT4Processor
 
 # Their types are too narrow to build upon.
@@ -68,13 +69,11 @@ class MiniGPT4Config(_Blip2Config):  # type: ignore[misc]
             )
 
 
-class MiniGPT4ForConditionalGeneration(_Blip2ForConditionalGeneration):  # type: ignore[misc]
+class MiniGPT4ForConditionalGeneration(WholeCheckpoint, _Blip2ForConditionalGeneration):  # type: ignore[misc]
     """MiniGPT-4: pixels and a prompt with slots for the picture -> text.
 
-    It is called as `Blip2ForConditionalGeneration` is: ``input_ids`` (n, length) with exactly
-    ``config.num_query_tokens`` times ``config.image_token_id`` in each row, ``attention_mask`` (n, length) and
-    ``pixel_values`` (n, 3, size, size). ``get_image_features(pixel_values).pooler_output`` is what takes the slots:
-    (n, num_query_tokens, width of the language model).
+    ``get_image_features(pixel_values).pooler_output`` is what takes the picture's slots: (n, num_query_tokens, width of
+    the language model).
 
     Args:
         config: The sizes.
@@ -106,20 +105,48 @@ class MiniGPT4ForConditionalGeneration(_Blip2ForConditionalGeneration):  # type:
         self._check_slots(mask[..., 0])
         return mask
 
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Compute logits.
+
+        Args:
+            input_ids: (n, length), each row with ``config.num_query_tokens`` times ``config.image_token_id``.
+            attention_mask: (n, length), 0 where there is padding.
+            pixel_values: (n, 3, size, size), normalised.
+            labels: (n, length), the ids that should be predicted, -100 for none; they are shifted inside.
+            kwargs: As `Blip2ForConditionalGeneration` has them, such as ``logits_to_keep`` or ``return_dict``.
+
+        Returns:
+            An output with ``logits`` (n, length, vocabulary), and ``loss`` where there are labels.
+
+        Raises:
+            UsageError: There is no picture, or a row of ``input_ids`` has not one slot for each query.
+        """
+        _need_picture(pixel_values)
+        return super().forward(
+            pixel_values=pixel_values, input_ids=input_ids, attention_mask=attention_mask, labels=labels, **kwargs
+        )
+
     @torch.no_grad()
     def generate(
         self,
-        pixel_values: torch.Tensor,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
         **generate_kwargs: Any,
     ) -> Any:
         """Continue the prompts.
 
         Args:
-            pixel_values: (n, 3, size, size), normalised.
             input_ids: (n, length), left-padded.
             attention_mask: (n, length), 0 where there is padding.
+            pixel_values: (n, 3, size, size), normalised.
             generate_kwargs: As `GenerationMixin.generate` takes them. What they leave open is the model's own
                 ``generation_config``'s, not the inner language model's as in BLIP-2.
 
@@ -127,8 +154,9 @@ class MiniGPT4ForConditionalGeneration(_Blip2ForConditionalGeneration):  # type:
             The prompts' ids with the new ones behind them.
 
         Raises:
-            UsageError: A row of ``input_ids`` has not one slot for each query.
+            UsageError: There is no picture, or a row of ``input_ids`` has not one slot for each query.
         """
+        _need_picture(pixel_values)
         self._check_slots(input_ids == self.config.image_token_id)
         self.language_model.generation_config = self.generation_config
         return super().generate(
@@ -150,6 +178,11 @@ class MiniGPT4ForConditionalGeneration(_Blip2ForConditionalGeneration):  # type:
                 f"each row needs {wanted} of the picture's token {self.config.image_token_id}, one for each query; "
                 f"the rows have {found.tolist()}"
             )
+
+
+def _need_picture(pixel_values: torch.Tensor | None) -> None:
+    if pixel_values is None:
+        raise UsageError("MiniGPT-4's text needs its picture: give pixel_values")
 
 
 def register() -> None:

@@ -23,14 +23,16 @@ from transformers import GenerationConfig, LlamaConfig
 from hf_mllm_aug.errors import AugError, CheckpointError, OutputExistsError, UsageError
 from hf_mllm_aug.mllms.minigpt4 import MiniGPT4Config, MiniGPT4ForConditionalGeneration
 from hf_mllm_aug.mllms.minigpt4_keys import LANGUAGE, PROJECTION, QFORMER, VISION, KeyMap
-from hf_mllm_aug.mllms.minigpt4_processing import IMAGE_MARK, MiniGPT4ImageProcessor, MiniGPT4Processor
+from hf_mllm_aug.mllms.minigpt4_processing import MiniGPT4ImageProcessor, MiniGPT4Processor
 from hf_mllm_aug.mllms.minigpt4_tokenizer import SENTENCEPIECE_FILE, load_llama_tokenizer
 from hf_mllm_aug.mllms.minigpt4_weights import Kind, kind_of, read_tensors, shards_of, write_safetensors
+from hf_mllm_aug.mllms.processing import IMAGE_MARK
 
 INDEX_FILE = "model.safetensors.index.json"
 
 _NAMED = 3  # of each kind of misfit
 _ABOUT_ITS_ORIGIN = ("_name_or_path", "architectures", "auto_map", "transformers_version", "torch_dtype", "dtype")
+_EMBEDDING = "language_model.model.embed_tokens.weight"
 _LM_HEAD = "language_model.lm_head.weight"
 
 
@@ -124,7 +126,8 @@ def convert_minigpt4(
     model_config = _model_config(_settings(config), vicuna, tokenizer)
     inputs = [(VISION, Path(vit)), (QFORMER, Path(qformer)), (PROJECTION, Path(projection))]
     sources = _plan(model_config, [*inputs, *((LANGUAGE, path) for path in language)])
-    model_config.dtype = next(iter(sources[-1].kinds.values())).dtype
+    kinds = {place: kind for source in sources for place, kind in source.kinds.items()}
+    model_config.dtype = kinds[_EMBEDDING].dtype
 
     out.parent.mkdir(parents=True, exist_ok=True)
     staging = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.part")
@@ -144,6 +147,8 @@ def _settings(config: Mapping[str, Any] | str | Path | None) -> dict[str, Any]:
         path = Path(config)
         try:
             config = json.loads(path.read_text("utf-8"))
+        except OSError as error:
+            raise CheckpointError(f"{path.name} cannot be read: {error.strerror}") from error
         except ValueError:
             config = None
         if not isinstance(config, dict):

@@ -12,18 +12,14 @@ from typing import TYPE_CHECKING, Any
 from transformers import BatchFeature, BlipImageProcessorPil, ProcessorMixin
 
 from hf_mllm_aug.errors import UsageError
+from hf_mllm_aug.mllms.processing import IMAGE_MARK, flat, with_lost_space
 
 if TYPE_CHECKING:
     from PIL import Image as PilImage
 
-IMAGE_MARK = "<image>"
-"""Where the picture stands in a prompt."""
-
 # Their types are too narrow to build upon.
 _BlipImageProcessorPil: Any = BlipImageProcessorPil
 _ProcessorMixin: Any = ProcessorMixin
-
-_SPACE = "\u2581"  # how sentencepiece writes a space
 
 
 class MiniGPT4ImageProcessor(_BlipImageProcessorPil):  # type: ignore[misc]
@@ -85,10 +81,11 @@ class MiniGPT4Processor(_ProcessorMixin):  # type: ignore[misc]
                 picture's token in its text.
         """
         prompts = [text] if isinstance(text, str) else list(text)
-        pictures = list(images) if isinstance(images, Sequence) else [images]
+        pictures = flat(images)
         if len(prompts) != len(pictures):
             raise UsageError(f"{len(pictures)} pictures for {len(prompts)} prompts: give one for each")
-        rows = [self._prompt_ids(prompt) for prompt in prompts]
+        known = {prompt: self._prompt_ids(prompt) for prompt in dict.fromkeys(prompts)}
+        rows = [known[prompt] for prompt in prompts]
         longest = max(map(len, rows), default=0)
         pad = self._padding()
         data = {
@@ -119,14 +116,8 @@ class MiniGPT4Processor(_ProcessorMixin):  # type: ignore[misc]
         return [*([] if start is None else [start]), *texts[0], *picture, *texts[1]]
 
     def _text_ids(self, text: str) -> list[int]:
-        """A text's ids, without special tokens, as sentencepiece gives them.
-
-        Sentencepiece puts a space before every text. Transformers' Llama tokenizer leaves it out before a text that
-        begins with one; a space in sentencepiece's own writing brings it back.
-        """
-        lost = text.startswith(" ") and self._ids(" a") == self._ids("a")
-        known = self.tokenizer.convert_tokens_to_ids(_SPACE) not in (None, self.tokenizer.unk_token_id)
-        return self._ids(_SPACE + text if lost and known else text)
+        """A text's ids, without special tokens, as sentencepiece gives them."""
+        return self._ids(with_lost_space(text, self.tokenizer, self._ids))
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []

@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from hf_mllm_aug.checkpoints import refuse_pickle_with_code
 from hf_mllm_aug.errors import CheckpointError
 
 _DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -79,10 +80,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         else:
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path.name} is no file of weights alone: it would run code, or is no pickle of torch at all. It is "
-            "refused, and nothing of it was run"
-        ) from error
+        raise refuse_pickle_with_code(path.name) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError) as error:
         raise CheckpointError(f"{path.name} cannot be read; is it damaged, or cut off?") from error
     if isinstance(found, Mapping) and isinstance(found.get("model"), Mapping):

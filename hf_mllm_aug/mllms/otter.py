@@ -32,6 +32,7 @@ from transformers.utils.generic import can_return_tuple
 
 from hf_mllm_aug.errors import CheckpointError, UsageError
 from hf_mllm_aug.mllms import otter_processing
+from hf_mllm_aug.mllms.loading import WholeCheckpoint
 from hf_mllm_aug.mllms.otter_config import OtterConfig
 from hf_mllm_aug.mllms.otter_layers import OtterPerceiver, PictureMemory
 from hf_mllm_aug.mllms.otter_processing import OtterImageProcessor, OtterProcessor
@@ -159,7 +160,7 @@ class OtterModel(OtterPreTrainedModel):
                 )
 
 
-class OtterForConditionalGeneration(OtterPreTrainedModel, _GenerationMixin):  # type: ignore[misc]
+class OtterForConditionalGeneration(WholeCheckpoint, OtterPreTrainedModel, _GenerationMixin):  # type: ignore[misc]
     """Otter: text about pictures that stand in it.
 
     >>> config = OtterConfig(

@@ -11,6 +11,7 @@ from transformers.utils.hub import cached_file
 
 from hf_mllm_aug.errors import CheckpointError, UsageError
 from hf_mllm_aug.mllms.otter_config import OtterConfig
+from hf_mllm_aug.mllms.processing import IMAGE_MARK, flat, whereabouts
 
 if TYPE_CHECKING:
     from PIL import Image as PilImage
@@ -19,15 +20,10 @@ if TYPE_CHECKING:
 _CLIPImageProcessorPil: Any = CLIPImageProcessorPil
 _ProcessorMixin: Any = ProcessorMixin
 
-IMAGE_TOKEN = "<image>"
-"""One token, which stays in the text: the picture itself comes in by cross-attention."""
-
+# The picture's mark is one token, which stays in the text: the picture itself comes in by cross-attention.
 # In the order in which the original adds them behind the language model's own tokens.
-_ADDED_TOKENS = ("<|endofchunk|>", IMAGE_TOKEN, "<answer>")
+_ADDED_TOKENS = ("<|endofchunk|>", IMAGE_MARK, "<answer>")
 _PAD_TOKEN = "<PAD>"
-
-# Of what a caller of `from_pretrained` passes, what says where files are.
-_WHERE = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
 class OtterImageProcessor(_CLIPImageProcessorPil):  # type: ignore[misc]
@@ -56,12 +52,12 @@ class OtterProcessor(_ProcessorMixin):  # type: ignore[misc]
     @property
     def image_token(self) -> str:
         """What marks the picture in a prompt."""
-        return IMAGE_TOKEN
+        return IMAGE_MARK
 
     @property
     def image_token_id(self) -> int:
         """Its id."""
-        return int(self.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
+        return int(self.tokenizer.convert_tokens_to_ids(IMAGE_MARK))
 
     @property
     def model_input_names(self) -> list[str]:
@@ -91,14 +87,14 @@ class OtterProcessor(_ProcessorMixin):  # type: ignore[misc]
             UsageError: A prompt does not have ``<image>`` once, or there are not as many pictures as prompts.
         """
         prompts = [text] if isinstance(text, str) else list(text)
-        pictures = _flat(images)
+        pictures = flat(images)
         if len(pictures) != len(prompts):
             raise UsageError(
                 f"the number of pictures ({len(pictures)}) must match the number of prompts ({len(prompts)})"
             )
         for row, prompt in enumerate(prompts):
-            if (n_marks := prompt.count(IMAGE_TOKEN)) != 1:
-                raise UsageError(f"prompt {row} has {IMAGE_TOKEN} {n_marks} times instead of once: {prompt!r}")
+            if (n_marks := prompt.count(IMAGE_MARK)) != 1:
+                raise UsageError(f"prompt {row} has {IMAGE_MARK} {n_marks} times instead of once: {prompt!r}")
         ids = self.tokenizer(prompts, **{"padding": True, **of_tokenizer})
         pixels = self.image_processor(pictures, return_tensors="np")["pixel_values"]
         data = {name: ids[name] for name in ("input_ids", "attention_mask")}
@@ -119,7 +115,7 @@ class OtterProcessor(_ProcessorMixin):  # type: ignore[misc]
             CheckpointError: There is no tokenizer to be found, or its ids are not those of the model.
             OSError: There is no such folder or repository.
         """
-        source, where = pretrained_model_name_or_path, {name: kwargs[name] for name in _WHERE if name in kwargs}
+        source, where = pretrained_model_name_or_path, whereabouts(kwargs)
         config = OtterConfig.from_pretrained(source, **where) if _has(source, "config.json", where) else None
         if config is None or _has(source, "processor_config.json", where):
             processor: OtterProcessor = super().from_pretrained(source, **kwargs)
@@ -142,13 +138,6 @@ def _complete(tokenizer: Any) -> None:
     tokenizer.padding_side = "left"
     # GPT-NeoX's settings ask for what transformers no longer does, and warns of at each decoding.
     tokenizer.clean_up_tokenization_spaces = False
-
-
-def _flat(images: Any) -> list[Any]:
-    """A picture, a list of pictures, or a list of lists of one each, as a list of pictures."""
-    if not isinstance(images, list | tuple):
-        return [images]
-    return [part for item in images for part in (item if isinstance(item, list | tuple) else [item])]
 
 
 def _has(source: Any, name: str, where: dict[str, Any]) -> bool:
@@ -183,7 +172,7 @@ def _check_vocabulary(processor: OtterProcessor, config: OtterConfig) -> None:
     text = config.text_config
     if processor.image_token_id != config.image_token_id:
         raise CheckpointError(
-            f"the id of {IMAGE_TOKEN} is {processor.image_token_id} in the tokenizer and {config.image_token_id} in "
+            f"the id of {IMAGE_MARK} is {processor.image_token_id} in the tokenizer and {config.image_token_id} in "
             "the model: the tokenizer is not this checkpoint's, or its config.json lacks image_token_id"
         )
     if len(processor.tokenizer) > text.vocab_size:

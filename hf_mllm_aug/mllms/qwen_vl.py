@@ -32,12 +32,18 @@ from transformers import initialization as init
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Chunk, WeightConverter, WeightRenaming
 from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
+from transformers.utils.generic import can_return_tuple
 
 from hf_mllm_aug.errors import UsageError
+from hf_mllm_aug.mllms.loading import WholeCheckpoint
 from hf_mllm_aug.mllms.qwen_vl_config import QwenVLConfig
 from hf_mllm_aug.mllms.qwen_vl_processing import QwenVLImageProcessor, QwenVLProcessor
 from hf_mllm_aug.mllms.qwen_vl_tokenizer import QWenTokenizer
 from hf_mllm_aug.mllms.qwen_vl_vision import QwenVLResampler, QwenVLVisionTower, sines_and_cosines
+
+# transformers' own types are incomplete.
+_PreTrainedModel: Any = PreTrainedModel
+_GenerationMixin: Any = GenerationMixin
 
 __all__ = [
     "QWenTokenizer",
@@ -49,7 +55,7 @@ __all__ = [
 ]
 
 
-class QwenVLForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
+class QwenVLForConditionalGeneration(WholeCheckpoint, _PreTrainedModel, _GenerationMixin):  # type: ignore[misc]
     """Qwen-VL version 1: a picture's features stand at the positions of its ``image_token_id``.
 
     Args:
@@ -84,11 +90,11 @@ class QwenVLForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type:
         super().__init__(config)
         self.visual = QwenVLVisionTower(config.vision_config)
         self.language_model: Any = Qwen2ForCausalLM(config.text_config)
-        self.post_init()  # type: ignore[no-untyped-call]
+        self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)  # type: ignore[no-untyped-call]
+        super()._init_weights(module)
         if isinstance(module, QwenVLResampler):
             n, width = module.query.shape
             init.normal_(module.query, std=self.config.vision_config.initializer_range)
@@ -107,11 +113,12 @@ class QwenVLForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type:
         """Set the language model's head."""
         self.language_model.set_output_embeddings(new_embeddings)
 
-    def get_image_features(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
+    @can_return_tuple  # type: ignore[untyped-decorator]
+    def get_image_features(self, pixel_values: torch.Tensor) -> Any:
         """What the language model is given for each picture.
 
         Args:
-            pixel_values: (n, 3, height, width), normalised.
+            pixel_values: (n, 3, height, width), normalised. ``return_dict=False`` beside it asks for a tuple.
 
         Returns:
             An output whose ``last_hidden_state`` is what the ViT sees, (n, patches, width of the ViT), and whose
@@ -123,8 +130,8 @@ class QwenVLForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type:
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
-        pixel_values: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
@@ -137,9 +144,9 @@ class QwenVLForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type:
 
         Args:
             input_ids: (n, length), with ``image_token_id`` at each position of a picture's features.
+            attention_mask: (n, length), 0 at padding.
             pixel_values: (pictures, 3, height, width), in the order in which their positions stand in ``input_ids``;
                 None for text alone and for decoding on from a cache.
-            attention_mask: (n, length), 0 at padding.
             position_ids: (n, length); None to count from the first position.
             past_key_values: Keys and values of the positions before.
             inputs_embeds: (n, length, width) instead of ``input_ids``, without pictures.

@@ -16,8 +16,11 @@ from transformers import PreTrainedConfig, Qwen2Config
 
 from hf_mllm_aug.errors import CheckpointError
 
+# transformers' own types are incomplete.
+_PreTrainedConfig: Any = PreTrainedConfig
 
-class QwenVLVisionConfig(PreTrainedConfig):
+
+class QwenVLVisionConfig(_PreTrainedConfig):  # type: ignore[misc]
     """The vision tower: a ViT whose patches a resampler condenses into a fixed number of features.
 
     Args:
@@ -102,7 +105,7 @@ class QwenVLVisionConfig(PreTrainedConfig):
             raise CheckpointError(f"Qwen-VL's vision configuration does not go together: {'; '.join(broken)}")
 
 
-class QwenVLConfig(PreTrainedConfig):
+class QwenVLConfig(_PreTrainedConfig):  # type: ignore[misc]
     """Qwen-VL version 1: the vision tower's configuration, the language model's, and the ids that mark a picture.
 
     Args:

@@ -11,18 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
 from transformers.image_processing_backends import PilBackend
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
-from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, cached_file
+from transformers.image_utils import PILImageResampling
+from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from transformers.utils.hub import cached_file
 
 from hf_mllm_aug.errors import UsageError
+from hf_mllm_aug.mllms.processing import IMAGE_MARK, flat, whereabouts
 from hf_mllm_aug.mllms.qwen_vl_config import QwenVLConfig
 from hf_mllm_aug.mllms.qwen_vl_tokenizer import IMAGE_END, IMAGE_PAD, IMAGE_START
 
 if TYPE_CHECKING:
     from PIL import Image as PilImage
 
-IMAGE_MARK = "<image>"
-"""Where the picture stands in a prompt."""
+# transformers' own types are incomplete.
+_ProcessorMixin: Any = ProcessorMixin
 
 
 class QwenVLImageProcessor(PilBackend):
@@ -45,7 +48,7 @@ class QwenVLImageProcessor(PilBackend):
     do_normalize = True
 
 
-class QwenVLProcessor(ProcessorMixin):
+class QwenVLProcessor(_ProcessorMixin):  # type: ignore[misc]
     """Qwen-VL's image processor and tokenizer, and how a picture stands in a prompt.
 
     Args:
@@ -84,7 +87,7 @@ class QwenVLProcessor(ProcessorMixin):
             kwargs: Such as ``revision``.
         """
         source = str(pretrained_model_name_or_path)
-        where = {name: kwargs[name] for name in _HUB if name in kwargs}
+        where = whereabouts(kwargs)
         saved = (cached_file(source, name, **where, **_OR_NONE) for name in (PROCESSOR_NAME, IMAGE_PROCESSOR_NAME))
         if any(file is not None for file in saved):
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
@@ -107,7 +110,7 @@ class QwenVLProcessor(ProcessorMixin):
 
         Args:
             images: One picture a prompt, in the same order, RGB; None for prompts without a picture.
-            text: Prompts; where there is a picture, each has `IMAGE_MARK` once.
+            text: Prompts; where there is a picture, each has ``<image>`` once.
             return_tensors: ``"pt"`` for tensors, None for lists.
             padding: Shorter prompts are padded on the tokenizer's side, the left; False to leave them as they are.
 
@@ -120,7 +123,7 @@ class QwenVLProcessor(ProcessorMixin):
         if text is None:
             raise UsageError("Qwen-VL needs a prompt: pass text=")
         prompts = [text] if isinstance(text, str) else list(text)
-        pictures = None if images is None else _flat(images)
+        pictures = None if images is None else flat(images)
         if pictures is not None and len(pictures) != len(prompts):
             raise UsageError(f"{len(pictures)} pictures for {len(prompts)} prompts: each prompt takes one picture")
         known = {prompt: self._ids(prompt, pictures is not None) for prompt in dict.fromkeys(prompts)}
@@ -143,16 +146,7 @@ class QwenVLProcessor(ProcessorMixin):
         return ids
 
 
-_HUB = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
-
 # Whatever keeps a file from being had; what keeps all of them is told when config.json is asked for.
 _OR_NONE: dict[str, Any] = {
     f"_raise_exceptions_for_{reason}": False for reason in ("gated_repo", "missing_entries", "connection_errors")
 }
-
-
-def _flat(images: Any) -> list[Any]:
-    """One picture, a list of pictures, or a list of lists of one picture -> a list of pictures."""
-    if not isinstance(images, (list, tuple)):
-        return [images]
-    return [picture for item in images for picture in (item if isinstance(item, (list, tuple)) else [item])]

@@ -131,7 +131,11 @@ def _byte_symbols() -> list[str]:
     return [chr(byte) if byte in visible else chr(next(others)) for byte in range(256)]
 
 
-class QWenTokenizer(TokenizersBackend):
+# transformers' own types are incomplete.
+_TokenizersBackend: Any = TokenizersBackend
+
+
+class QWenTokenizer(_TokenizersBackend):  # type: ignore[misc]
     """Qwen-VL's tokenizer, read from a folder with ``qwen.tiktoken`` or with ``tokenizer.json``.
 
     It has the name of the original's, which the release's ``tokenizer_config.json`` asks for. It adds no start token,

@@ -105,7 +105,8 @@ class QwenVLVisionBlock(nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(n, patches, width) -> the same."""
         hidden = hidden + self.attn(self.ln_1(hidden))
-        return hidden + self.mlp(self.ln_2(hidden))
+        out: torch.Tensor = hidden + self.mlp(self.ln_2(hidden))
+        return out
 
 
 class QwenVLResampler(nn.Module):
@@ -159,7 +160,7 @@ class QwenVLVisionTower(nn.Module):
         Returns:
             (n, patches, width), patches row by row.
         """
-        hidden = self.conv1(pixel_values.to(self.conv1.weight.dtype)).flatten(2).transpose(1, 2)
+        hidden: torch.Tensor = self.conv1(pixel_values.to(self.conv1.weight.dtype)).flatten(2).transpose(1, 2)
         hidden = self.ln_pre(hidden + stretch(self.positional_embedding, hidden.shape[1]))
         for block in self.blocks:
             hidden = block(hidden)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,12 +17,14 @@ import pytest
 from datasets import Dataset, load_dataset
 
 import hf_mllm_aug
-from hf_mllm_aug import save_configs
+from hf_mllm_aug import save_configs, shear
+from hf_mllm_aug.captioners import Captioner
 from hf_mllm_aug.commands import caption as caption_command
 from hf_mllm_aug.errors import CaptionError, UsageError
 from hf_mllm_aug.loopback_hub import LoopbackHub
 from hf_mllm_aug.schema import caption_column, error_column, generated_column
 from hf_mllm_aug.staged import check_free
+from tests.integration.test_convert import options, sources  # noqa: F401 - a fixture
 
 ROOT = Path(hf_mllm_aug.__file__).parents[1]
 COMMANDS = ["demo", "caption", "shear", "publish", "evaluate", "models", "convert"]
@@ -134,6 +137,49 @@ def test_the_card_says_which_model_and_prompt_made_the_captions(staged: Path) ->
     card = (staged / "README.md").read_text()
     assert "Describe the image in English" in card
     assert str(staged.parent) not in card
+
+
+@pytest.mark.parametrize("rule", [None, "sentence"])
+def test_the_papers_captions_are_cut_as_its_scripts_cut_unless_another_rule_is_given(
+    rule: str | None, run: Run, photos: Path, random_llava: Path, tmp_path: Path
+) -> None:
+    chosen = ["--rule", rule] if rule else []
+    done = run("caption", photos, "--captioner", random_llava, "--preset", "paper", *chosen, "--out", "paper")
+    assert done.returncode == 0, done.stderr
+    rows = _load(tmp_path / "paper", "all", tmp_path / "cache")
+    images = [(photos / key).read_bytes() for key in rows["key"]]
+    captioner = Captioner(random_llava, preset="paper")
+    generated = captioner({"image": images, "key": rows["key"][:]})[captioner.caption_column]
+    short = [None if text is None else shear(text) for text in generated]
+    assert any(text != cut for text, cut in zip(generated, short, strict=True)), "no sentence ends but by a full stop"
+    assert rows[captioner.caption_column][:] == (short if rule else generated)
+    assert f"rule {rule or 'seed'}" in (tmp_path / "paper" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("preset", "label"), [("", "model"), ("llava-1.5=", "llava-1.5")])
+def test_a_folder_may_have_an_equals_sign_in_its_path(
+    preset: str, label: str, run: Run, photos: Path, random_llava: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(random_llava, tmp_path / "runs" / "lr=1e-4" / "model")
+    words = ["--captioner", f"{preset}runs/lr=1e-4/model", "--max-samples", "1", "--out", "out"]
+    done = run("caption", photos, *words)
+    assert done.returncode == 0, done.stderr
+    assert f"captioned by {label}\n" in done.stdout
+
+
+def test_the_line_that_convert_prints_captions(sources: Path, photos: Path, run: Run) -> None:  # noqa: F811 - the fixture
+    """Where the folder is called like the preset, and is given as people give it."""
+    home = sources.parent
+    files = options(sources, out="my models/minigpt-4")
+    (home / "my models").mkdir()
+    done = run("convert", "minigpt-4", *(word for name, value in files.items() for word in (f"--{name}", value)))
+    assert done.returncode == 0, done.stderr
+    (line,) = re.findall(r"^Use it: hf-mllm-aug (.*)$", done.stdout, re.MULTILINE)
+    words = [str(photos) if word == "SOURCE" else word for word in shlex.split(line)]
+    done = run(*words, "--max-samples", "2")
+    assert done.returncode == 0, done.stderr
+    assert "minigpt-4: 2 captioned, 0 failed" in done.stdout
+    assert caption_column("minigpt-4") in _load(home / "captions", "all", home / "cache").column_names
 
 
 def test_shear_starts_from_what_was_generated(run: Run, staged: Path, tmp_path: Path) -> None:

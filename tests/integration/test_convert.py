@@ -4,7 +4,6 @@ did; what does not fit is refused, with nothing written.
 
 from __future__ import annotations
 
-import builtins
 import json
 import os
 import shutil
@@ -21,28 +20,9 @@ from safetensors.torch import load_file, save_file
 from hf_mllm_aug.errors import AugError, CheckpointError, OutputExistsError, UsageError
 from hf_mllm_aug.mllms.minigpt4 import MiniGPT4ForConditionalGeneration
 from hf_mllm_aug.mllms.minigpt4_convert import convert_minigpt4
+from tests.golden_minigpt4 import EXPECTED, GOLDEN, SIZES
+from tests.weights import Malicious
 
-GOLDEN = Path(__file__).parents[1] / "fixtures" / "golden_minigpt4"
-EXPECTED = json.loads((GOLDEN / "expected.json").read_text())
-SIZES: dict[str, Any] = {
-    "vision_config": {
-        "hidden_size": 32,
-        "num_attention_heads": 4,
-        "num_hidden_layers": 3,
-        "intermediate_size": 139,
-        "image_size": 42,
-        "patch_size": 14,
-    },
-    "qformer_config": {
-        "hidden_size": 32,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-        "cross_attention_frequency": 2,
-    },
-    "num_query_tokens": 8,
-    "image_token_id": 159,
-}
 VIT, QFORMER, PROJECTION = "eva_vit_g.pth", "blip2_pretrained_flant5xxl.pth", "pretrained_minigpt4.pth"
 _TOKENIZER_WORDS = 480
 
@@ -50,16 +30,6 @@ _TOKENIZER_WORDS = 480
 def wrapped(name: str) -> bool:
     """Whether the published file has its weights under a key."""
     return name != VIT
-
-
-class Malicious:
-    """A pickle of it writes a file when it is read carelessly."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return builtins.open, (str(self.trace), "w")
 
 
 @pytest.fixture
@@ -250,7 +220,9 @@ def test_a_folder_that_exists_is_refused_before_anything_is_read(tmp_path: Path)
 def test_a_pickle_with_code_is_refused_and_not_run(name: str, sources: Path) -> None:
     trace = sources.parent / "trace"
     torch.save({"model": torch.load(sources / name, weights_only=True), "more": Malicious(trace)}, sources / name)
-    assert f"{Path(name).name} is no file of weights alone" in refusal(options(sources))
+    message = refusal(options(sources))
+    assert message.startswith(f"{Path(name).name} holds more than weights")
+    assert "weights_only" not in message
     assert not trace.exists(), "its code was run"
 
 
@@ -261,7 +233,7 @@ def test_the_command_refuses_a_pickle_with_code_on_one_line(sources: Path) -> No
     assert done.returncode == 1
     assert not trace.exists(), "its code was run"
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"error: {PROJECTION} is no file of weights alone")
+    assert line.startswith(f"error: {PROJECTION} holds more than weights")
 
 
 def change(path: Path, what: Callable[[dict[str, torch.Tensor]], object]) -> None:
@@ -330,6 +302,30 @@ def test_sizes_that_make_no_model_are_refused(sources: Path) -> None:
     assert "sizes make no model" in refusal(options(sources, config={**SIZES, "num_query_tokens": "eight"}))
     (sources / "sizes.json").write_text("[]")
     assert refusal(options(sources)) == "sizes.json is no JSON object of settings"
+
+
+def test_a_config_that_cannot_be_read_is_refused_by_its_name(sources: Path) -> None:
+    missing, folder = sources / "absent.json", sources / "vicuna"
+    assert refusal(options(sources, config=missing)).startswith("absent.json cannot be read: No such file")
+    assert refusal(options(sources, config=folder)).startswith("vicuna cannot be read: Is a directory")
+    (sources / "sizes.json").write_bytes(b"\xff\xfe{")
+    assert refusal(options(sources)) == "sizes.json is no JSON object of settings"
+
+
+def test_a_shard_may_hold_nothing_that_the_model_needs(sources: Path) -> None:
+    """As the last of a Vicuna split so that its rotary frequencies come to lie alone."""
+    vicuna = sources / "vicuna"
+    index = vicuna / "pytorch_model.bin.index.json"
+    places = json.loads(index.read_text())["weight_map"]
+    last = "pytorch_model-00003-of-00003.bin"
+    for file in sorted(set(places.values())):
+        tensors = torch.load(vicuna / file, weights_only=True)
+        torch.save({name: value.half() for name, value in tensors.items()}, vicuna / file)
+    torch.save({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(6)}, vicuna / last)
+    places["model.layers.0.self_attn.rotary_emb.inv_freq"] = last
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    out = convert_minigpt4(**options(sources))
+    assert json.loads((out / "config.json").read_text())["dtype"] == "float16"
 
 
 def test_a_setting_that_there_is_none_of_is_refused(sources: Path) -> None:

@@ -123,3 +123,77 @@ say(messages=messages)
     assert "conceptual_12m on the Hub is a loading script" in cc12m
     assert "Download the list, cc12m.tsv, and pass its path" in cc12m
     assert "hf download dalle-mini/YFCC100M_OpenAI_subset" in yfcc
+
+
+SPREAD = """
+import itertools
+from datasets.distributed import split_dataset_by_node
+
+def spread(stream, mapped):
+    \"\"\"The captions as they come when the rows are shuffled, sharded and divided among nodes, in both styles.\"\"\"
+    found = {"shuffled": list(stream.shuffle(seed=1, buffer_size=4)), "mapped, shuffled": list(mapped.shuffle(seed=1))}
+    for name, rows in (("stream", stream), ("mapped", mapped)):
+        found[f"{name}, shards"] = list(itertools.chain(*(rows.shard(num_shards=2, index=i) for i in range(2))))
+        found[f"{name}, nodes"] = list(itertools.chain(*(split_dataset_by_node(rows, i, 3) for i in range(3))))
+    return {name: sorted(row["caption"] for row in rows) for name, rows in found.items()}
+"""
+
+
+def test_repositories_are_shuffled_sharded_and_divided_among_nodes(client: Any) -> None:
+    answer = client(
+        MAKE
+        + SPREAD
+        + """
+put("me/table", {f"data/train-{part:05d}-of-00002.parquet": parquet(
+    image_url=[f"http://a.b/{i}.jpg" for i in range(part, 12, 2)],
+    caption=[f"caption {i:02d}" for i in range(part, 12, 2)]) for part in range(2)})
+put("me/tars", {f"cc3m-train-{part:04d}.tar": tar(range(10 + part * 3, 13 + part * 3)) for part in range(3)})
+say(**{repo: spread(load_cc3m(repo, streaming=True), load_cc3m(repo)) for repo in ("me/table", "me/tars")})
+"""
+    )
+    for repository, expected in (("me/table", range(12)), ("me/tars", range(10, 19))):
+        for how, found in answer[repository].items():
+            assert found == [f"caption {number:02d}" for number in expected], (repository, how)
+
+
+def test_a_mirror_of_the_tars_is_one_under_any_name(client: Any) -> None:
+    answer = client(
+        MAKE
+        + """
+put("me/mirror-of-tars", {
+    "README.md": b"# A mirror", "_info.json": b"{}", "shards/cc3m-train-0000.tar": tar(range(2)),
+    "shards/cc3m-train-0001.tar": tar([2]),
+    "shards/cc3m-validation-0000.tar": tar([9])})
+put("me/unsplit", {"0000.tar": tar([4]), "0001.tar": tar([5])})
+def said(source, **options):
+    try:
+        return open_source(source, **options)["caption"][:]
+    except UsageError as error:
+        return str(error)
+captions = lambda *source, **options: [row["caption"] for row in load_cc3m(*source, **options)]
+say(train=captions("me/mirror-of-tars", streaming=True), validation=captions("me/mirror-of-tars", split="validation"),
+    unsplit=captions("me/unsplit"), listed=said("hf://datasets/me/unsplit/list.tsv"))
+"""
+    )
+    assert answer["train"] == ["caption 0", "caption 1", "caption 2"]
+    assert answer["validation"] == ["caption 9"]
+    assert answer["unsplit"] == ["caption 4", "caption 5"]
+    assert "list.tsv: from an address tars and Parquet files are read. Download it" in answer["listed"]
+
+
+def test_parquet_files_are_named_by_their_addresses_on_the_command_line(client: Any) -> None:
+    answer = client(
+        MAKE
+        + """
+put("me/files", {f"data/{part}.parquet": parquet(
+    image_url=[f"http://a.b/{part}.jpg"], caption=[f"caption {part}"]) for part in range(2)})
+put("me/img2dataset", {"0.parquet": parquet(
+    key=["0"], status=["success"], url=["http://a.b/0.jpg"], caption=["downloaded"], jpg=[b"JPEG"])})
+say(table=rows(open_source("hf://datasets/me/files/data/*.parquet")),
+    one=rows(open_source("hf://datasets/me/files/data/1.parquet", max_samples=1)),
+    downloaded=rows(open_source("hf://datasets/me/img2dataset/0.parquet")))
+"""
+    )
+    assert [row[1:] for row in answer["table"]] == [[f"http://a.b/{i}.jpg", f"caption {i}", False] for i in range(2)]
+    assert answer["one"] == answer["table"][1:]
+    assert [row[2:] for row in answer["downloaded"]] == [["downloaded", True]]

@@ -8,14 +8,17 @@ import pytest
 from datasets import Dataset, concatenate_datasets
 
 from hf_mllm_aug import Captioner
+from tests.conftest import build_llava
 from tests.tiny_mllms import MAKERS
 
+ALL = {"llava-1.5": build_llava, **MAKERS}
 
-@pytest.mark.parametrize("name", ["minigpt-4", "qwen-vl"])
+
+@pytest.mark.parametrize("name", ALL)
 def test_seed_and_key_decide_whatever_the_batch_the_shard_and_the_workers(
     name: str, tmp_path: Path, pictures: list[bytes]
 ) -> None:
-    folder = MAKERS[name](tmp_path / name)
+    folder = ALL[name](tmp_path / name)
     captioner = Captioner(name, checkpoint=folder, generation={"do_sample": True, "top_p": 0.9}, device="cpu")
     rows = Dataset.from_dict({"key": [f"k{row}" for row in range(8)], "image": [*pictures[:4], *pictures[:4]]})
     column = captioner.caption_column

@@ -119,11 +119,11 @@ def qformer_settings(tokenizer_size: int = 8) -> dict[str, Any]:
     }
 
 
-def save(model: Any, config: Any, processor: Any, folder: Path, *, seed: int = 1) -> Path:
-    """Save a model, by its name or its class, with weights so large that pictures change what it writes."""
+def save(model: str, config: Any, processor: Any, folder: Path, *, seed: int = 1) -> Path:
+    """Save a model of transformers, by its name, with weights so large that pictures change what it writes."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        weights = (getattr(hf, model) if isinstance(model, str) else model)(config)
+        weights = getattr(hf, model)(config)
         for parameter in weights.parameters():
             if parameter.ndim > 1:
                 parameter.normal_(0, 0.3)

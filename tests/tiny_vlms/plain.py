@@ -7,6 +7,7 @@ from typing import Any
 
 import transformers as hf
 
+from tests.tiny_mllms import build_otter
 from tests.tiny_vlms.parts import (
     SIDE,
     bert_tokenizer,
@@ -193,24 +194,5 @@ def make_instructblip(folder: Path) -> Path:
 
 
 def make_otter(folder: Path) -> Path:
-    """One of this package's own models."""
-    from hf_mllm_aug.mllms import OtterConfig, OtterForConditionalGeneration, OtterImageProcessor, OtterProcessor
-
-    processor = OtterProcessor(
-        OtterImageProcessor(size={"shortest_edge": SIDE}, crop_size=square()), tokenizer := word_tokenizer()
-    )
-    config = OtterConfig(
-        text_config={"d_model": 32, "n_heads": 4, "n_layers": 2, "vocab_size": len(tokenizer), "max_seq_len": 128},
-        vision_config=vision_settings("clip_vision_model"),
-        cross_attn_every_n_layers=2,
-        perceiver_layers=1,
-        num_latents=4,
-        perceiver_heads=2,
-        perceiver_head_dim=8,
-        cross_attn_heads=2,
-        cross_attn_head_dim=8,
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        eos_token_id=tokenizer.convert_tokens_to_ids("<|endofchunk|>"),
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return save(OtterForConditionalGeneration, config, processor, folder)
+    """One of this package's own models, with a tokenizer that puts a start token before a text."""
+    return build_otter(folder, word_tokenizer())

@@ -83,6 +83,19 @@ def test_decoding_ends_early_only_where_shearing_keeps_the_first_sentence(
     assert talker.requests[0].sentence_stop is stops
 
 
+@pytest.mark.parametrize(("rule", "caption"), [("seed", "A dog! It runs on grass"), ("sentence", "A dog!")])
+def test_the_papers_captions_need_the_papers_rule(rule: Any, caption: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Barker(Talker):
+        def generate(
+            self, images: Sequence[Image.Image], keys: Sequence[str], request: Request
+        ) -> Sequence[str | ImageError]:
+            return ["A dog! It runs on grass. Next"] * len(images)
+
+    monkeypatch.setattr(engine, "loaded", lambda key: Barker())
+    paper = Augment(Captioner("otter", preset="paper"), shear=Shear(rule=rule))
+    assert paper({"image": pictures_of(5)})["caption_otter"] == [caption]
+
+
 def test_the_language_of_shearing_is_that_of_the_sentence_stop() -> None:
     assert Augment(shear=Shear(language="ja")).members[0].language == "ja"
 

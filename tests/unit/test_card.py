@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -215,6 +216,16 @@ def test_parameters_that_change_nothing_are_left_out() -> None:
     assert shown[3].startswith("do&#95;sample&#61;False, max&#95;new&#95;tokens&#61;30, seed&#61;0")
     assert "weights " in shown[1]
     assert "top" not in shown[3]
+
+
+def test_a_clean_up_that_changes_captions_is_shown_and_read_as_text() -> None:
+    evil = {"stops": ["###", HOSTILE], "dropped": ["U+200B"]}
+    card = build_card(configs(), captioners=[{**CAPTIONER, "clean_up": evil}])
+    decoding = row(card, "llava-1.5")[3]
+    assert 'clean_up=stops "###" "' in html.unescape(decoding)
+    assert decoding.endswith(", dropped U&#43;200B")
+    assert "<script" not in decoding
+    assert "clean" not in row(build_card(configs(), captioners=[{**CAPTIONER, "clean_up": {}}]), "llava-1.5")[3]
 
 
 @pytest.mark.parametrize(

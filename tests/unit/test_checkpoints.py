@@ -13,9 +13,13 @@ import torch
 from PIL import Image
 
 from hf_mllm_aug import Captioner
+from hf_mllm_aug.checkpoints import reason
 from hf_mllm_aug.embedding import DualEncoder
 from hf_mllm_aug.errors import CheckpointError
 from hf_mllm_aug.shearing import Shear
+from tests.conftest import build_llava
+from tests.tiny_mllms import MAKERS
+from tests.weights import PICKLE, Malicious, as_pickle, rewrite
 
 
 @pytest.fixture
@@ -110,13 +114,6 @@ def test_weights_of_another_shape_are_refused_by_name(damaged: Path) -> None:
         caption(damaged)
 
 
-def rewrite(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Change the weights of a checkpoint."""
-    from safetensors.torch import load_file, save_file
-
-    save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors", {"format": "pt"})
-
-
 def test_weights_that_are_missing_are_counted_and_named_not_drawn_at_random(damaged: Path) -> None:
     rewrite(damaged, lambda weights: {name: w for name, w in weights.items() if "mlp.down_proj" not in name})
     with pytest.raises(CheckpointError, match=r"damaged lacks 2 of the model's weights, .*layers\.0\.mlp\.down_proj"):
@@ -149,37 +146,109 @@ def test_a_leftover_that_the_model_knows_of_does_no_harm(damaged: Path) -> None:
     assert caption(damaged) == before
 
 
-def as_pickle(folder: Path, **more: Any) -> None:
-    """Write the weights as older checkpoints have them."""
-    from safetensors.torch import load_file
-
-    file = folder / "model.safetensors"
-    torch.save({**load_file(file), **more}, folder / "pytorch_model.bin")
-    file.unlink()
-
-
 def test_a_pickle_of_weights_is_read(damaged: Path) -> None:
     before = caption(damaged)
     as_pickle(damaged)
     assert caption(damaged) == before
 
 
-class Malicious:
-    """When it is unpickled, it writes a file."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.trace,)
+@pytest.fixture(scope="session", params=["llava-1.5", *MAKERS])
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint of each of the paper's MLLMs, with the names of its original project."""
+    return {"llava-1.5": build_llava, **MAKERS}[request.param](tmp_path_factory.mktemp("whole"))
 
 
-def test_a_pickle_with_code_is_refused_and_not_run(damaged: Path, tmp_path: Path) -> None:
-    trace = tmp_path / "trace"
-    as_pickle(damaged, adapter=Malicious(trace))
-    with pytest.raises(CheckpointError, match="cannot load damaged") as caught:
-        caption(damaged)
+@pytest.fixture(params=["safetensors", "bin"])
+def original(request: pytest.FixtureRequest, whole: Path, tmp_path: Path) -> Path:
+    """A copy to be damaged, in both formats."""
+    folder = tmp_path / "damaged"
+    shutil.copytree(whole, folder)
+    if request.param == "bin":
+        as_pickle(folder)
+    return folder
+
+
+def test_half_of_the_weights_of_any_model_are_refused(original: Path) -> None:
+    rewrite(original, lambda weights: dict(sorted(weights.items())[::2]))
+    with pytest.raises(
+        CheckpointError, match=r"^damaged lacks \d\d+ of the model's weights, .*: \S+, \S+, \S+, \.\.\.$"
+    ):
+        caption(original)
+
+
+def test_weights_that_any_model_has_no_place_for_are_refused(original: Path) -> None:
+    more = {f"adapter.{number}.weight": torch.zeros(2) for number in range(5)}
+    rewrite(original, lambda weights: {**weights, **more})
+    names = r"\S*adapter\.0\.weight, \S*adapter\.1\.weight, \S*adapter\.2\.weight, \.\.\.$"
+    with pytest.raises(CheckpointError, match=rf"^damaged has 5 that the model has no place for: {names}"):
+        caption(original)
+
+
+def test_a_pickle_with_code_of_any_model_is_refused_and_not_run(whole: Path, tmp_path: Path) -> None:
+    folder, trace = tmp_path / "damaged", tmp_path / "trace"
+    shutil.copytree(whole, folder)
+    as_pickle(folder, adapter=Malicious(trace))
+    with pytest.raises(CheckpointError, match=r"^damaged holds more than weights") as caught:
+        caption(folder)
     assert not trace.exists(), "the pickle's code was run"
     assert str(tmp_path) not in str(caught.value)
-    torch.load(damaged / "pytorch_model.bin", weights_only=False)
+    assert "weights_only" not in str(caught.value), "how to run the code after all"
+    torch.load(folder / PICKLE, weights_only=False)
     assert trace.exists(), "the pickle would have done nothing anyway"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the Hub, by way of a link, as on machines with a disk for caches."""
+    from huggingface_hub import constants
+
+    real, home = tmp_path / "disk" / "somebody", tmp_path / "home"
+    (real / "hub").mkdir(parents=True)
+    home.symlink_to(real)
+    monkeypatch.setattr(constants, "HF_HOME", str(home))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+    return home
+
+
+@pytest.mark.parametrize("linked", [True, False])
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("hub/models--me--mine/snapshots/0a1b/config.json", "me/mine/config.json"),
+        ("hub/models--me--mine/blobs/77fe", "me/mine"),
+        ("hub/models--me--mine", "me/mine"),
+        ("hub/models--me--mine-too/blobs/77fe", "$HF_HUB_CACHE/models--me--mine-too/blobs/77fe"),
+        ("token", "$HF_HOME/token"),
+    ],
+)
+def test_a_reason_calls_files_of_the_cache_by_their_checkpoint(
+    place: str, told: str, linked: bool, cache: Path
+) -> None:
+    path = (cache if linked else cache.resolve()) / place
+    assert reason(OSError(f"no JSON in '{path}'. Sorry"), "me/mine", "me/mine") == f"no JSON in '{told}'. Sorry"
+
+
+def test_a_reason_is_one_line_without_the_colours_of_a_terminal() -> None:
+    text = "\x1b[1;31mWeights only\x1b[0m load\n  failed"
+    assert reason(ValueError(text), "me/mine", "me/mine") == "Weights only load failed"
+
+
+def test_a_reason_does_not_say_where_a_folder_is_but_what_it_is_called(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    for path in (folder, tmp_path / "link"):
+        text = reason(OSError(f"{path}/config.json and {folder.resolve()}/x"), str(path), "mine")
+        assert text == "mine/config.json and mine/x"
+
+
+def test_an_error_of_a_checkpoint_in_the_hubs_cache_has_no_path_of_it(cache: Path, random_llava: Path) -> None:
+    snapshot = cache / "hub" / "models--me--mine" / "snapshots" / ("0" * 40)
+    shutil.copytree(random_llava, snapshot)
+    (cache / "hub" / "models--me--mine" / "refs").mkdir()
+    (cache / "hub" / "models--me--mine" / "refs" / "main").write_text("0" * 40)
+    (snapshot / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"me/mine") as caught:
+        Captioner("me/mine")({"image": Image.new("RGB", (8, 8))})
+    for place in (cache, cache.resolve()):
+        assert str(place) not in str(caught.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 import warnings
 import zlib
 from pathlib import Path
@@ -248,51 +249,16 @@ def test_random_damage_never_raises_anything_else() -> None:
         assert "0x" not in message, round_
 
 
-def test_addresses_of_allowed_kinds_are_opened(tmp_path: Path) -> None:
-    import zipfile
-
-    import fsspec
-
-    data = encoded(noise())
-    with fsspec.open("memory://pictures/a.png", "wb") as file:
-        file.write(data)
-    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
-        archive.writestr("c/b.png", data)
-    for address in ("memory://pictures/a.png", f"zip://c/b.png::{tmp_path / 'b.zip'}"):
-        assert to_rgb(address).tobytes() == noise().tobytes()
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        "ftp://host/a.png",
-        "ssh://host/a.png",
-        "file:///a.png",
-        "github://org:repo@main/a.png",
-        "reference://a.png",
-        "zip://a.png::ftp://host/b.zip",
-        "zip://a.png::simplecache::https://host/b.zip",
-        "simplecache::https://host/a.png",
-        "HTTPS://host/a.png",
-        "zip://a.png::data:application/zip;base64,AAAA",
-    ],
-)
-def test_other_addresses_are_not_opened(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def opened(*_: Any, **__: Any) -> Any:
-        raise AssertionError("it was opened")
-
-    monkeypatch.setattr("fsspec.open", opened)
-    with pytest.raises(ImageError, match="addresses of this kind are not opened"):
-        to_rgb(address)
-
-
-def test_signed_addresses_do_not_get_into_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(address: str, mode: str) -> Any:
-        raise OSError(f"403, message='Forbidden', url='{address}' (see s3://me:key@bucket/x?Signature=5ecret#5ecret)")
-
-    monkeypatch.setattr("fsspec.open", refuse)
-    with pytest.raises(ImageError, match=r"^a\.png: cannot be read: 403, message='Forbidden', url='a\.png") as caught:
-        to_rgb("https://me:key@host/dir/a.png?X-Signature=5ecret/5ecret&q='5ecret'")
-    assert not {"5ecret", "key@", "host", "bucket", "dir/"} & {
-        word for word in ("5ecret", "key@", "host", "bucket", "dir/") if word in str(caught.value)
-    }
+def test_a_reason_is_short_and_quick_however_long_the_path() -> None:
+    start = time.monotonic()
+    for path in (
+        "x" * 20_000,
+        "x" * 200_000 + "/a.png",
+        f"hf://{'y' * 200_000}",
+        "/".join(["zz"] * 50_000),
+        "<" * 200_000,
+    ):
+        with pytest.raises(ImageError) as caught:
+            to_rgb(path)
+        assert len(str(caught.value)) < 350
+    assert time.monotonic() - start < 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from typing import Any
 
@@ -179,6 +181,37 @@ def test_thirty_two_bits_that_hold_eight_are_taken_for_eight() -> None:
 
 def test_a_dark_picture_of_sixteen_bits_stays_dark() -> None:
     assert tones(png(np.array([[0, 100, 255]], np.uint16), 0)) == [0, 0, 1]
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I", "F"])
+def test_tones_do_not_depend_on_the_size_of_the_picture(mode: str) -> None:
+    """Larger than what is scaled at a time, with its lightest and darkest pixels far apart."""
+    values = np.linspace(0, 65535, 1500 * 1000).reshape(1500, 1000)
+    kinds = {"I;16": "<u2", "I;16B": ">u2", "I": "<i4", "F": "<f4"}
+    image = Image.frombytes(mode, (1000, 1500), values.round().astype(kinds[mode]).tobytes())
+    greys = np.asarray(to_rgb(image))[..., 0]
+    assert np.array_equal(greys, np.rint(values.round() / 257).astype(np.uint8))
+
+
+@pytest.mark.parametrize(("mode", "most"), [("I;16", 11), ("I", 13), ("F", 13)])
+def test_scaling_greys_takes_little_more_memory_than_the_picture(mode: str, most: int) -> None:
+    """In a process of its own: what the largest memory of this one was is no news. ``most``: bytes a pixel."""
+    code = f"""
+import resource
+from PIL import Image
+from hf_mllm_aug.images import to_rgb
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+to_rgb(Image.new({mode!r}, (9, 9)))  # imports
+image = Image.new({mode!r}, (4000, 5000), 5)
+before = peak()
+to_rgb(image)
+print((peak() - before) / 20_000_000)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert float(done.stdout) < most
 
 
 # --- frames

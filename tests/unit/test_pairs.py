@@ -346,3 +346,18 @@ def test_backslashes_become_slashes_under_the_root(tmp_path: Path) -> None:
     joined = [str(tmp_path / name) for name in ("a/b.jpg", "..a/b.jpg", "c.jpg")]
     assert [image["path"] for image in rows["image"]] == [*joined, "hf://d/../../e"]
     assert rows["key"][:] == ["a/b.jpg", "..a/b.jpg", "c.jpg", "hf://d/../../e"]
+
+
+def test_a_number_of_thousands_of_digits_is_named_with_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "long.json"
+    file.write_text(f'[{GOOD},\n{{"image": {"9" * 5_000}}}]', encoding="utf-8")
+    with pytest.raises(FormatError, match=r"long\.json, line 2, column 1: record 2 has a number that is too long"):
+        list(iter_records(file))
+
+
+def test_a_stream_outlives_a_change_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "pairs.json")
+    monkeypatch.chdir(tmp_path)
+    stream = load_pairs("pairs.json", streaming=True)
+    monkeypatch.chdir("/")
+    assert len(list(stream.decode(False))) == len(PAIRS)

@@ -83,18 +83,36 @@ def resolve(prompt: str, form: Form | None = None) -> str:
     return DEFAULT_PROMPT if form is None else form.prompt
 
 
-def documented_prompt(folder: str | Path) -> str | None:
-    """The question that the documentation of a checkpoint's model has.
+def documented_prompt(folder: str | Path, style: str = "auto") -> str | None:
+    """The question that the documentation of a checkpoint's model has, found without loading anything.
+
+    It is for the records: a prompter knows by itself what `DOCUMENTED` stands for.
 
     Args:
         folder: Of the checkpoint, such as a snapshot in the Hub's cache.
+        style: The prompt style, as `captioners.prompters` has them.
 
     Returns:
         The prompt that stands for `DOCUMENTED`; None if the folder does not say what it is.
     """
-    try:
-        kind = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["model_type"]
-    except (OSError, ValueError, KeyError, TypeError):
+    kind = _read(Path(folder), "config.json").get("model_type")
+    if not isinstance(kind, str):
         return None
-    talks = any((Path(folder) / name).is_file() for name in ("chat_template.jinja", "chat_template.json"))
-    return resolve(DOCUMENTED, None if talks else FORMS.get(kind))
+    plain = style == "plain" or (style == "auto" and not _has_template(Path(folder)))
+    return resolve(DOCUMENTED, FORMS.get(kind) if plain else None)
+
+
+def _has_template(folder: Path) -> bool:
+    """Whether a checkpoint's processor has a chat template, wherever transformers looks for one."""
+    if (folder / "chat_template.jinja").is_file() or any((folder / "additional_chat_templates").glob("*.jinja")):
+        return True
+    return any(_read(folder, name).get("chat_template") for name in ("processor_config.json", "chat_template.json"))
+
+
+def _read(folder: Path, name: str) -> Mapping[str, Any]:
+    """A JSON file of a checkpoint; nothing if it is missing or damaged."""
+    try:
+        found = json.loads((folder / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

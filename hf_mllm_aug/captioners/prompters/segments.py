@@ -9,14 +9,13 @@ import torch
 
 from hf_mllm_aug.captioners.prompters.forms import resolve
 from hf_mllm_aug.captioners.prompters.prompter import halves
+from hf_mllm_aug.mllms.processing import with_lost_space
 
 if TYPE_CHECKING:
     from PIL import Image as PilImage
 
 # Vision towers that put a class token before the patches.
 _WITH_CLASS_TOKEN = frozenset({"clip_vision_model", "clip"})
-
-_SPACE = "\u2581"  # how sentencepiece writes a space
 
 
 class SegmentPrompter:
@@ -52,21 +51,12 @@ class SegmentPrompter:
         return [*([] if start is None else [start]), *self._segment(before), *picture, *self._segment(after)]
 
     def _segment(self, text: str) -> list[int]:
-        """A segment's ids, without the start and end tokens that the tokenizer may add."""
+        """A segment's ids, as sentencepiece gives them to LLaVA: 29871, its lone space, before " in English:"."""
+        return self._ids(with_lost_space(text, self.tokenizer, self._ids))
+
+    def _ids(self, text: str) -> list[int]:
+        """A text's ids, without the start and end tokens that the tokenizer may add."""
         tokenizer = self.tokenizer
         ids: list[int] = list(tokenizer(text)["input_ids"])
         ids = ids[1:] if ids[:1] == [tokenizer.bos_token_id] else ids
-        ids = ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids
-        # Sentencepiece puts a space before every text it is given; transformers' Llama tokenizer leaves it out before a
-        # text that begins with one. LLaVA was trained with it: 29871 before " in English:".
-        pieces = tokenizer.convert_ids_to_tokens(ids[:1])
-        lone = tokenizer.get_vocab().get(_SPACE)
-        if (
-            text.startswith(" ")
-            and lone is not None
-            and pieces
-            and pieces[0] != _SPACE
-            and pieces[0].startswith(_SPACE)
-        ):
-            ids = [lone, *ids]
-        return ids
+        return ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids

@@ -24,6 +24,7 @@ _SPECIAL_V4 = tuple(
         ("10.0.0.0/8", "private"),
         ("100.64.0.0/10", "shared by a provider's customers"),
         ("127.0.0.0/8", "loopback"),
+        ("168.63.129.16/32", "of a cloud provider's own"),  # Azure's host, which hands out keys; in no registry
         ("169.254.0.0/16", "link-local"),
         ("172.16.0.0/12", "private"),
         ("192.0.0.0/24", "reserved for protocols"),

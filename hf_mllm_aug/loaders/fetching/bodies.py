@@ -8,27 +8,32 @@ import zlib
 from collections.abc import AsyncIterable, Iterator
 
 from hf_mllm_aug.errors import ImageError
-from hf_mllm_aug.images import identify
+from hf_mllm_aug.images import identify, known_prefix
 from hf_mllm_aug.loaders.fetching.outcome import FetchError
 
 _SNIFF = 64
 # HTML, XML and SVG; a byte order mark may stand before them. No picture that we open begins like this.
 _MARKUP = re.compile(rb"(?:\xef\xbb\xbf)?\s*<[!?A-Za-z]")
+# Types under which servers send pictures of the few formats that have no sign at their beginning.
+_VAGUE = re.compile(r"image/.*|text/.*|(?:application|binary)/(?:x-)?octet-stream|")
 _PLAIN = ("", "identity")
 _ZIPPED = ("gzip", "x-gzip", "deflate")
 
 
-async def read_body(chunks: AsyncIterable[bytes], *, encoding: str, declared: int | None, max_bytes: int) -> bytes:
+async def read_body(
+    chunks: AsyncIterable[bytes], *, encoding: str, kind: str, declared: int | None, max_bytes: int
+) -> bytes:
     """Read a body, unpacking what the server has packed although it was not asked to.
 
     Args:
         chunks: The body as it comes.
         encoding: The ``Content-Encoding`` header.
+        kind: The ``Content-Type`` header. What is neither known by its first bytes nor called a picture is not read on.
         declared: The ``Content-Length`` header, in bytes.
         max_bytes: The most bytes, packed and unpacked.
 
     Raises:
-        FetchError: It is too large, markup, packed in another way, or cut off within the packed data.
+        FetchError: It is too large, markup, of another kind, packed in another way, or cut off within the packed data.
     """
     encoding = encoding.strip().lower()
     if encoding not in _PLAIN + _ZIPPED:
@@ -46,6 +51,8 @@ async def read_body(chunks: AsyncIterable[bytes], *, encoding: str, declared: in
                 raise FetchError("too_large", f"more than {max_bytes:,} bytes")
         if not sniffed and len(data) >= _SNIFF:
             _refuse_markup(data)
+            if not known_prefix(bytes(data[:_SNIFF])):
+                _refuse_kind(kind)
             sniffed = True
     if unzip is not None and not unzip.eof:
         raise FetchError("broken", "the packed body is cut off", passing=True)
@@ -68,6 +75,11 @@ def _unzipped(unzip: zlib._Decompress, chunk: bytes, max_bytes: int) -> Iterator
 def _refuse_markup(data: bytearray) -> None:
     if _MARKUP.match(data[:_SNIFF]):
         raise FetchError("not_a_picture", "a web page or other markup, not a picture")
+
+
+def _refuse_kind(kind: str) -> None:
+    if not _VAGUE.fullmatch(kind.partition(";")[0].strip().lower()):
+        raise FetchError("not_a_picture", "a file of another kind, by its type and its first bytes")
 
 
 def check_picture(data: bytes, *, max_pixels: int, max_aspect: float) -> None:

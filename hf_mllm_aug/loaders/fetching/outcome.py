@@ -15,6 +15,7 @@ Status = Literal[
     "broken",
     "timeout",
     "http_error",
+    "put_off",
     "redirect",
     "too_large",
     "opted_out",

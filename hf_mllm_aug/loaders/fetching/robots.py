@@ -11,6 +11,8 @@ from collections.abc import Iterable
 
 # Directives that have a value behind a colon, where otherwise a crawler's name stands before it.
 _VALUED = frozenset({"max-snippet", "max-image-preview", "max-video-preview", "unavailable_after"})
+# What may be a crawler's name: not the hours of a date whose comma has cut it in two.
+_NAME = re.compile(r"[a-z0-9_.*-]+")
 _ALIASES = {"none": ("noindex", "nofollow")}
 
 
@@ -33,7 +35,7 @@ def opt_out(headers: Iterable[str], agent: str, directives: Iterable[str]) -> st
         concerns_us = True  # until a name says otherwise; a name holds up to the next one
         for part in header.lower().split(","):
             name, colon, rest = (text.strip() for text in part.partition(":"))
-            if colon and name not in _VALUED:
+            if colon and name not in _VALUED and _NAME.fullmatch(name):
                 concerns_us, directive = name in (agent, "*"), rest
             else:
                 directive = name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,17 @@ from PIL import Image
 
 from hf_mllm_aug.captioners import Captioner, engine
 from hf_mllm_aug.errors import CheckpointError, UsageError
+from tests.conftest import build_llava
+from tests.tiny_mllms import MAKERS
+from tests.weights import Malicious, as_pickle
 
 BROKEN = b"<html>"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _let_go() -> Iterator[None]:
+    yield
+    engine.unload()
 
 
 @pytest.fixture(params=["random_llava", "random_qwen2_vl"])
@@ -100,6 +110,42 @@ def test_a_picture_that_the_processor_refuses_leaves_its_neighbours_alone(
     batch = captioner({"image": pictures[:5]})
     assert batch[column] == [None if row == 3 else text for row, text in enumerate(expected)]
     assert batch[captioner.error_column][3] == "the model's processor refuses the picture: mean must have 3 elements"
+
+
+def test_what_the_processor_says_bears_no_path_into_the_error_column(
+    random_llava: Path, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    captioner = Captioner(random_llava)
+    model: Any = engine.loaded(captioner.model_key(None))
+    cached = Path(constants.HF_HUB_CACHE) / "models--me--mine" / "snapshots" / "0a1b" / "mean.json"
+
+    def refusing(images: Any, prompt: str) -> Any:
+        raise OSError(f"\x1b[31mcannot read\x1b[0m {random_llava / 'mean.json'},\nnor {cached}")
+
+    monkeypatch.setattr(model._prompter, "inputs", refusing)
+    error = captioner({"image": pictures[0]})[captioner.error_column]
+    assert error.startswith("the model's processor refuses the picture: cannot read random-llava/mean.json, nor ")
+    for part in (str(random_llava.parent), constants.HF_HUB_CACHE, constants.HF_HOME, "\x1b"):
+        assert part not in error
+
+
+def test_two_presets_of_one_folder_do_not_push_each_other_out(random_llava: Path, pictures: list[bytes]) -> None:
+    for model in (Captioner(random_llava), Captioner("tiny-llava", checkpoint=random_llava)) * 2:
+        model({"image": pictures[0]})
+    assert sum(key.source == str(random_llava) for key in engine._LOADED) == 2
+
+
+@pytest.mark.parametrize("name", ["llava-1.5", *MAKERS])
+def test_a_pickle_with_code_is_refused_without_advice_to_run_it(name: str, tmp_path: Path) -> None:
+    folder, trace = MAKERS.get(name, build_llava)(tmp_path / "mine"), tmp_path / "trace"
+    as_pickle(folder, more=Malicious(trace))
+    with pytest.raises(CheckpointError, match="mine holds more than weights") as caught:
+        Captioner(folder)({"image": Image.new("RGB", (8, 8))})
+    assert not trace.exists(), "the pickle's code was run"
+    for part in ("weights_only", "\x1b", "\n", str(tmp_path)):
+        assert part not in str(caught.value)
 
 
 def test_when_memory_is_short_the_micro_batch_is_halved(

@@ -59,6 +59,11 @@ def inputs() -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
+def expected() -> dict[str, torch.Tensor]:
+    return dict(load_file(GOLDEN / "expected.safetensors"))
+
+
+@pytest.fixture(scope="module")
 def model() -> Any:
     from transformers import AutoModelForImageTextToText
 
@@ -98,6 +103,55 @@ def test_a_batch_gives_what_its_rows_give(model: Any, inputs: dict[str, torch.Te
     texts = TransformersEngine(model, prompter).generate([0, 1, 2], ["", "", ""], request())  # type: ignore[list-item]
     expected = [prompter.tokenizer.decode(ids).strip() for ids in EXPECTED["cases"]["uniform"]["greedy_ids"]]
     assert texts == expected
+
+
+def given(inputs: dict[str, torch.Tensor], case: str, rows: slice = slice(None)) -> dict[str, torch.Tensor]:
+    """A padded batch of a case, or some of its rows."""
+    return {
+        "input_ids": inputs[f"{case}.input_ids"][rows],
+        "attention_mask": inputs[f"{case}.attention_mask"][rows],
+        "pixel_values": inputs["pixel_values"][rows],
+    }
+
+
+def largest(difference: torch.Tensor) -> float:
+    return float(difference.abs().max())
+
+
+@torch.inference_mode()
+def test_the_features_of_the_pictures(
+    model: Any, inputs: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]
+) -> None:
+    features = torch.stack(list(model.get_image_features(inputs["pixel_values"]).pooler_output))
+    assert features.shape == expected["image_features"].shape
+    assert largest(features - expected["image_features"]) <= EXPECTED["tolerance"]["image_features"]
+
+
+@pytest.mark.parametrize("case", EXPECTED["cases"])
+@torch.inference_mode()
+def test_the_logits_of_a_padded_batch(
+    case: str, model: Any, inputs: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]
+) -> None:
+    logits = model(**given(inputs, case)).logits
+    assert largest(logits[:, -1] - expected[f"{case}.logits_last"]) <= EXPECTED["tolerance"]["logits"]
+    real = inputs[f"{case}.attention_mask"][0].bool()
+    assert largest(logits[0][real] - expected[f"{case}.logits_row0"]) <= EXPECTED["tolerance"]["logits"]
+
+
+@pytest.mark.parametrize("case", EXPECTED["cases"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"use_cache": False}, {"cache_implementation": "static", "disable_compile": True}],
+    ids=["cached", "uncached", "static"],
+)
+@pytest.mark.parametrize("rows", [slice(None), slice(0, 1)], ids=["batch", "alone"])
+def test_greedy_ids_of_a_padded_batch(
+    rows: slice, options: dict[str, Any], case: str, model: Any, inputs: dict[str, torch.Tensor]
+) -> None:
+    batch = given(inputs, case, rows)
+    assert bool(batch["attention_mask"].all()) == (case == "uniform"), "row 0 is padded where rows differ in length"
+    ids = model.generate(**batch, max_new_tokens=30, do_sample=False, **options)
+    assert ids[:, batch["input_ids"].shape[1] :].tolist() == EXPECTED["cases"][case]["greedy_ids"][rows]
 
 
 @pytest.mark.parametrize("case", PIECES["caption_cases"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ import torch
 from PIL import Image
 
 from hf_mllm_aug.captioners import Captioner, engine
-from hf_mllm_aug.captioners.prompters import FORMS
+from hf_mllm_aug.captioners.prompters import DEFAULT_PROMPT, FORMS
 from hf_mllm_aug.errors import CheckpointError
 from hf_mllm_aug.shearing import shear
-from tests.tiny_vlms import MAKERS
+from tests.tiny_vlms import MAKERS as TINY
+from tests.tiny_vlms.idefics_base import make_idefics2_base, make_idefics3_base
 
+MAKERS = {**TINY, "idefics2_base": make_idefics2_base, "idefics3_base": make_idefics3_base}
 N_TOKENS = 16
 SIZES = [(60, 48), (48, 90), (120, 40), (30, 30)]
 
@@ -43,6 +46,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         return folder
 
     return make
+
+
+@pytest.fixture
+def copied(made: Made, tmp_path: Path) -> Callable[[str], Path]:
+    def copy(name: str) -> Path:
+        shutil.copytree(made(name), tmp_path / "copied")
+        return tmp_path / "copied"
+
+    return copy
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -112,6 +124,8 @@ DOCUMENTED: dict[str, dict[str, Any]] = {
     "florence2": {"text": "<CAPTION>"},
     "kosmos2": {"text": "An image of", "num_image_tokens": 4},
     "gemma3_pt": {"text": "<start_of_image> in this image, there is"},
+    "idefics2_base": {"text": "<image>In this image, we can see"},
+    "idefics3_base": {"text": "<image>In this image, we can see"},
 }
 
 
@@ -141,6 +155,30 @@ def test_without_a_prompt_the_caption_is_that_of_the_documentations_lines(name: 
     assert captions(captioner, PICTURES)[0] == expected
     kind = json.loads((made(name) / "config.json").read_text())["model_type"]
     assert captioner.describe()["prompt"] == FORMS[kind].prompt
+
+
+@pytest.mark.parametrize("place", ["chat_template.json", "processor_config.json"])
+def test_a_template_counts_wherever_the_processor_finds_it(
+    place: str, copied: Callable[[str], Path], made: Made
+) -> None:
+    """Gemma 3 is asked in two ways, and a folder, the same on the Hub, and the records must be at one."""
+    folder = copied("gemma3")
+    template = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").unlink()
+    settings = json.loads((folder / place).read_text()) if (folder / place).exists() else {}
+    (folder / place).write_text(json.dumps({**settings, "chat_template": template}))
+    captioner = captioner_of(folder)
+    assert captions(captioner, PICTURES) == captions(captioner_of(made("gemma3")), PICTURES)
+    assert captions(captioner, PICTURES) == captions(captioner_of(folder, prompt=DEFAULT_PROMPT), PICTURES)
+    assert captioner.describe()["prompt"] == DEFAULT_PROMPT
+
+
+def test_the_question_is_that_of_the_style_that_was_asked_for(made: Made) -> None:
+    plain = captioner_of(made("gemma3"), prompt_style="plain")
+    form = FORMS["gemma3"].prompt
+    assert plain.describe()["prompt"] == form
+    assert captions(plain, PICTURES) == captions(replace(plain, prompt=form), PICTURES)
+    assert captions(plain, PICTURES) != captions(replace(plain, prompt=DEFAULT_PROMPT), PICTURES)
 
 
 @pytest.mark.parametrize("name", ["llava_next", "idefics3", "gemma3"])
@@ -247,15 +285,6 @@ def test_a_processor_that_needs_torchvision_is_refused_with_the_reason(
     folder = config_only(tmp_path / "needy", config, preprocessor_config=names)
     with pytest.raises(CheckpointError, match="needy: transformers prepares its pictures with torchvision only"):
         captions(captioner_of(folder), PICTURES)
-
-
-@pytest.fixture
-def copied(made: Made, tmp_path: Path) -> Callable[[str], Path]:
-    def copy(name: str) -> Path:
-        shutil.copytree(made(name), tmp_path / "copied")
-        return tmp_path / "copied"
-
-    return copy
 
 
 def test_a_template_without_a_place_for_the_picture_is_refused(copied: Callable[[str], Path]) -> None:

@@ -214,9 +214,19 @@ def test_the_hub_id_of_a_preset_is_asked_as_the_preset() -> None:
 
 def test_minigpt_4_says_how_to_make_its_checkpoint() -> None:
     captioner = Captioner("minigpt-4")
-    with pytest.raises(CheckpointError, match=r"hf-mllm-aug convert minigpt-4 .*checkpoint=FOLDER\)"):
+    with pytest.raises(CheckpointError, match=r"hf-mllm-aug convert minigpt-4 .*checkpoint=FOLDER\)\.$"):
         captioner({"image": Image.new("RGB", (8, 8))})
     assert captioner.describe()["model"] == "minigpt-4"
+
+
+def test_a_folder_that_is_called_like_the_preset_is_pointed_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder_of(tmp_path / "minigpt-4", model_type="minigpt4")
+    with pytest.raises(CheckpointError, match=r"A folder of this name is here: checkpoint='\./minigpt-4'$"):
+        Captioner("minigpt-4").model_key("cpu")
+    assert Captioner("minigpt-4", checkpoint="./minigpt-4").model_key("cpu").source == "./minigpt-4"
 
 
 def test_a_checkpoint_of_ones_own_takes_the_place_of_the_presets(tmp_path: Path) -> None:
@@ -262,35 +272,78 @@ def test_the_hash_of_a_named_captioner_does_not_depend_on_what_the_process_did_b
 # What is recorded
 
 
-def cell(card: str, name: str) -> str:
-    """The cell of a card's table that says how a captioner was asked."""
-    (row,) = re.findall(rf'<tr id="config-{re.escape(name)}">(.*)</tr>', card)
-    return html.unescape(re.findall(r"<td>(.*?)</td>", row)[2])
+def cell(card: str, name: str, column: int) -> str:
+    """A cell of the card's table, in a captioner's row."""
+    (row,) = re.findall(rf'<tr id="config-{re.escape(name.replace("/", "--"))}">(.*)</tr>', card)
+    return html.unescape(re.findall(r"<td>(.*?)</td>", row)[column])
 
 
-def test_the_card_names_the_variant_and_what_the_paper_does() -> None:
-    rows = {"key": ["a"], "url": [None], "caption": ["a bus"], "caption_qwen_vl": ["A red bus"]}
-    configs = to_configs(Dataset.from_dict(rows), captioners="qwen-vl")
-    default = cell(str(build_card(configs, captioners=Captioner("qwen-vl"))), "qwen-vl")
-    assert "variant default of qwen-vl; the paper's asks" in default
-    assert "Express emotional or artistic response:" in default
-    paper = cell(str(build_card(configs, captioners=Captioner("qwen-vl", preset="paper"))), "qwen-vl")
-    assert "variant paper of qwen-vl" in paper
-    assert "the paper's" not in paper
-    unnamed = cell(str(build_card(configs, captioners=Captioner("org/name", name="qwen-vl"))), "qwen-vl")
-    assert "variant" not in unnamed
+def asked(captioner: Captioner) -> tuple[str, str]:
+    """The cells of its card that say how it was asked, and with which settings."""
+    rows = {"key": ["a"], "url": [None], "caption": ["a bus"], captioner.caption_column: ["A red bus"]}
+    card = str(build_card(to_configs(Dataset.from_dict(rows), captioners=captioner), captioners=captioner))
+    return cell(card, captioner.label, 2), cell(card, captioner.label, 3)
 
 
-def test_the_question_of_a_hub_model_is_recorded_once_it_is_known(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path))
-    captioner = Captioner("org/some-paligemma")
-    before = captioner.describe()["prompt"]
-    home, commit = tmp_path / "models--org--some-paligemma", "0" * 40
-    (home / "refs").mkdir(parents=True)
-    (home / "refs" / "main").write_text(commit)
-    (home / "snapshots").mkdir()
-    folder_of(home / "snapshots" / commit, model_type="paligemma")
-    assert captioner.describe()["prompt"] == "caption en" != before
+@pytest.mark.parametrize("variant", ["default", "paper"])
+@pytest.mark.parametrize("name", sorted(RELEASED))
+def test_the_card_records_both_variants_whichever_was_asked(name: str, variant: Any) -> None:
+    captioner = Captioner(name, preset=variant)
+    (other,) = set(captioner.describe()["variants"]) - {variant}
+    question, settings = asked(captioner)
+    assert question.startswith(captioner.resolved_prompt.strip())
+    head, _, recorded = question.partition("; ")
+    assert f"variant {variant} of {name}" in head
+    assert "overridden" not in head
+    assert recorded.startswith(f"variant {other} asks ")
+    alternative = PRESETS[name].variants[other]
+    same = alternative.prompt == captioner.resolved_prompt
+    assert ("asks the same" if same else f'asks "{alternative.prompt}"') in recorded
+    for parameter, value in alternative.decoding.items():
+        assert f"{parameter}={value}" in recorded
+    for stop in alternative.clean_up.stops:
+        assert f'"{stop}"' in recorded.partition("cleans up stops")[2]
+    assert ("cleans up nothing" in recorded) == (not alternative.clean_up.describe())
+    for stop in captioner.variant.clean_up.stops:
+        assert f'"{stop}"' in settings.partition("clean_up=stops")[2]
+    assert ("clean_up" in settings) == bool(captioner.variant.clean_up.describe())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"prompt": "<image>What?"}, "variant paper of otter, prompt overridden; variant default"),
+        ({"generation": {"num_beams": 2}}, "variant paper of otter, decoding overridden; "),
+        (
+            {"prompt": "<image>What?", "generation": {"no_repeat_ngram_size": None}},
+            "variant paper of otter, prompt and decoding overridden; ",
+        ),
+        ({"prompt": PRESETS["otter"].prompt, "generation": {"no_repeat_ngram_size": 3}}, "variant paper of otter; "),
+    ],
+)
+def test_the_card_says_what_was_not_asked_as_the_variant_asks(changes: dict[str, Any], words: str) -> None:
+    question, _ = asked(Captioner("otter", preset="paper", **changes))
+    assert words in question
+
+
+def test_a_captioner_without_a_preset_has_no_variant_in_its_card() -> None:
+    assert "variant" not in asked(Captioner("org/name"))[0]
+
+
+def test_what_is_said_of_published_weights_is_said_of_no_others(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "tuned", **LLAVA)
+    preset = PRESETS["llava-1.5"]
+    for captioner in (Captioner("llava-1.5"), Captioner(str(preset.source))):
+        described = captioner.describe()
+        assert (described["licence"], described["description"]) == (preset.licence, preset.description)
+    for captioner in (Captioner("llava-1.5", checkpoint="me/other"), Captioner("llava-1.5", checkpoint=folder)):
+        described = captioner.describe()
+        assert (described["licence"], described["description"]) == (None, "")
+    assert Captioner("tiny-llava", checkpoint="me/other").describe()["licence"] is None
+
+
+def test_a_converted_checkpoint_has_the_licence_of_its_parts_and_no_size_that_nobody_knows(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "converted", model_type="minigpt4")
+    described = Captioner("minigpt-4", checkpoint=folder).describe()
+    assert described["licence"] == PRESETS["minigpt-4"].licence
+    assert not re.search(r"\d+B", described["description"])

@@ -169,6 +169,9 @@ def test_the_documented_prompt_of_a_folder_is_known_without_loading_it(tmp_path:
     # One that was taught conversations is asked as in a conversation.
     (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
     assert documented_prompt(tmp_path) == "Describe the image in English:"
+    assert documented_prompt(tmp_path, "plain") == "in this image, there is"
+    (tmp_path / "chat_template.jinja").unlink()
+    assert documented_prompt(tmp_path, "chat") == "Describe the image in English:"
 
 
 def test_every_form_is_of_a_captioner_of_transformers_and_says_where_it_is_from() -> None:

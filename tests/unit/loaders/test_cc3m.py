@@ -89,7 +89,7 @@ def test_a_row_that_nothing_names_is_refused(tmp_path: Path) -> None:
     pq.write_table(
         pa.table({"image_url": ["http://a.b/1.jpg", None], "caption": ["x", "y"]}), tmp_path / "train.parquet"
     )
-    with pytest.raises(FormatError, match="a row has neither a key nor a url"):
+    with pytest.raises(FormatError, match="row 2: neither a key nor a url"):
         load_cc3m(tmp_path)
 
 
@@ -100,3 +100,11 @@ def test_pairs_of_the_paper_take_an_image_root(tmp_path: Path) -> None:
     assert row["image"]["path"] == str(tmp_path / "cc3m" / "0001.jpg")
     with pytest.raises(UsageError, match="on_error= means nothing for the form 'pairs'"):
         load_cc3m(tmp_path / "otter.json", on_error="skip")
+
+
+def test_a_row_of_a_table_that_nothing_names_is_named_by_its_number(tmp_path: Path) -> None:
+    urls = [f"http://a.b/{i}.jpg" for i in range(1_500)]
+    urls[1_234] = ""
+    pq.write_table(pa.table({"image_url": urls, "caption": ["x"] * 1_500}), tmp_path / "train.parquet")
+    with pytest.raises(FormatError, match=r"train\.parquet, row 1,235: neither a key nor a url"):
+        load_cc3m(tmp_path / "train.parquet")

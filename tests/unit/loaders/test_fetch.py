@@ -1,4 +1,4 @@
-"""The parts behind `FetchImages` that need no network: addresses, robots headers, waits, the line, settings."""
+"""The parts behind `FetchImages` that need no network: addresses, robots headers, waits, settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from datasets.fingerprint import Hasher
 from hf_mllm_aug.errors import ColumnError, UsageError
 from hf_mllm_aug.loaders.fetch import FetchImages
 from hf_mllm_aug.loaders.fetching.addresses import refusal
-from hf_mllm_aug.loaders.fetching.pace import Line, Pace, Patience, TooBusyError
 from hf_mllm_aug.loaders.fetching.robots import opt_out
 from hf_mllm_aug.loaders.fetching.waits import backoff, retry_after
 
@@ -35,6 +34,8 @@ from hf_mllm_aug.loaders.fetching.waits import backoff, retry_after
         "192.168.1.1",
         "100.64.0.1",
         "169.254.169.254",
+        "168.63.129.16",
+        "::ffff:168.63.129.16",
         "192.0.0.8",
         "198.18.0.1",
         "203.0.113.9",
@@ -77,7 +78,8 @@ def test_special_addresses_in_every_form_are_refused(address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["1.1.1.1", "93.184.216.34", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "64:ff9b::101:101"]
+    "address",
+    ["1.1.1.1", "168.63.129.17", "93.184.216.34", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "64:ff9b::101:101"],
 )
 def test_public_addresses_are_permitted(address: str) -> None:
     assert refusal(address) is None
@@ -104,6 +106,11 @@ def test_an_allowed_network_permits_its_addresses_and_no_others() -> None:
         (["*: noai"], "noai"),
         (["googlebot: nofollow, hf-mllm-aug: noai"], "noai"),
         (["unavailable_after: 25 Jun 2030 15:00:00 PST, noai"], "noai"),
+        (["unavailable_after: Wed, 25 Jun 2030 15:00:00 GMT, noai"], "noai"),  # RFC 822
+        (["unavailable_after: Wednesday, 25-Jun-30 15:00:00 GMT, noai"], "noai"),  # RFC 850
+        (["unavailable_after: 2030-06-25T15:00:00Z, noai"], "noai"),
+        (["otherbot: unavailable_after: Wed, 25 Jun 2030 15:00:00 GMT, noai"], None),
+        (["hf-mllm-aug: unavailable_after: Wed, 25 Jun 2030 15:00:00 GMT, noai"], "noai"),
         (["max-snippet: 20, noindex"], "noindex"),
         (["googlebot: noindex, noai"], None),
         (["googlebot: noai", "otherbot: noindex"], None),
@@ -138,82 +145,6 @@ def test_waits_double_differ_and_stay_below_the_longest() -> None:
         assert all(expected / 2 <= wait <= expected * 1.5 for wait in waits)
         assert len(waits) > 25
     assert backoff(10_000, 0.5, 3) == 3
-
-
-def test_the_line_holds_newcomers_back_while_finished_rows_wait_for_an_earlier_one() -> None:
-    async def story() -> list[str]:
-        told: list[str] = []
-        line = Line(max_unfinished=100, max_held=10)
-        (slow,) = await line.enter(1)
-        (quick,) = await line.enter(1)
-        line.leave(quick, 11)
-
-        async def newcomer() -> None:
-            await line.enter(1)
-            told.append("entered")
-
-        task = asyncio.ensure_future(newcomer())
-        await asyncio.sleep(0.05)
-        told.append("the slow row is done")
-        line.leave(slow, 1000)
-        await asyncio.wait_for(task, 5)
-        return told
-
-    assert asyncio.run(story()) == ["the slow row is done", "entered"]
-
-
-def test_the_line_admits_so_many_unfinished_rows_in_the_order_of_their_coming() -> None:
-    async def story() -> list[int]:
-        entered: list[int] = []
-        line = Line(max_unfinished=2, max_held=10)
-
-        async def row(number: int) -> None:
-            (place,) = await line.enter(1)
-            entered.append(number)
-            assert sum(n not in finished for n in entered) <= 2
-            await asyncio.sleep(0.001 * (number % 3))
-            finished.add(number)
-            line.leave(place, 1)
-            line.leave(place, 1)  # to say it twice changes nothing
-
-        finished: set[int] = set()
-        await asyncio.wait_for(asyncio.gather(*map(row, range(20))), 5)
-        return entered
-
-    assert asyncio.run(story()) == list(range(20))
-
-
-def test_a_host_that_asks_for_a_rest_gets_it_and_others_go_on() -> None:
-    async def story() -> tuple[float, float]:
-        pace = Pace(concurrency=2, per_host=1)
-        pace.rest("tired", 2)
-        start = time.monotonic()
-
-        async def ask(host: str) -> float:
-            async with pace.turn(host, Patience(10)):
-                return time.monotonic() - start
-
-        tired, *others = await asyncio.gather(ask("tired"), *(ask("fresh") for _ in range(5)))
-        pace.rest("tired", 60)
-        with pytest.raises(TooBusyError):
-            async with pace.turn("tired", Patience(59)):
-                pass
-        return tired, max(others)
-
-    tired, others = asyncio.run(story())
-    assert tired >= 2
-    assert others < 1.5
-
-
-def test_hosts_that_nobody_asks_are_forgotten() -> None:
-    async def story() -> int:
-        pace = Pace(concurrency=2, per_host=1)
-        for number in range(50):
-            async with pace.turn(f"host-{number}", Patience(1)):
-                pass
-        return len(pace._hosts)
-
-    assert asyncio.run(story()) == 0
 
 
 def test_map_sees_a_coroutine_function() -> None:

@@ -248,3 +248,23 @@ def test_the_index_takes_twelve_bytes_a_caption() -> None:
     index = CaptionIndex(Dataset.from_dict({"key": keys, "c": keys}), "key")
     assert index.nbytes == 12 * 50_000
     assert index.find(keys[::1000]).tolist() == list(range(0, 50_000, 1000))
+
+
+def test_keys_that_name_other_pictures_among_the_captions_are_refused(form: Callable[[Dataset], Any]) -> None:
+    """img2dataset counts its samples: another list, subset or shard size gives the same numbers to other pictures."""
+    numbers = [f"{number:09d}" for number in range(3)]
+    images = Dataset.from_dict({"key": numbers, "url": [f"https://a.b/{i}.jpg?token=secret" for i in range(3)]})
+    columns = {"key": numbers, "url": [f"https://a.b/{2 - i}.jpg?token=secret" for i in range(3)]}
+    captions = Dataset.from_dict({**columns, "caption": ["two", "one", "nought"]})
+    with pytest.raises(UsageError, match=r"same keys, other addresses: .*'000000000'.*a\.b/0\.jpg.*on='url'") as raised:
+        list(join_captions(form(images), captions, column="caption_otter"))
+    assert "secret" not in str(raised.value)
+    rows = join_captions(form(images), captions, on="url", column="caption_otter")
+    assert [row["caption_otter"] for row in rows] == ["nought", "one", "two"]
+
+
+def test_addresses_that_are_null_on_a_side_are_not_compared(form: Callable[[Dataset], Any]) -> None:
+    features = Features({"key": Value("string"), "url": Value("string")})
+    images = Dataset.from_dict({"key": ["a", "b"], "url": [None, "https://a.b/b.jpg"]}, features=features)
+    captions = Dataset.from_dict({"key": ["b", "a"], "url": [None, "https://a.b/a.jpg"], "caption": ["bee", "ay"]})
+    assert joined(form(images), captions) == [("a", "ay"), ("b", "bee")]

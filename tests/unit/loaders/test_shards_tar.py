@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import tarfile
+import time
 import tracemalloc
 from typing import Any
 
@@ -156,6 +157,7 @@ def block(data: bytes) -> bytes:
         (header("x", tarfile.XHDTYPE, 9) + block(b"no record"), "a broken extended header"),
         (header("x", tarfile.XHDTYPE, 12) + block(b"12 path=abc\n") + bytes(512), "between a header and its member"),
         (header("x", tarfile.XHDTYPE, 22) + block(b"22 GNU.sparse.major=1\n"), "a sparse member"),
+        (header("x", tarfile.XHDTYPE, 5 * 200_000) + block(b"5 a=\n" * 200_000), "a broken extended header"),
         (header("x", tarfile.GNUTYPE_SPARSE, 0), "a sparse member"),
         (header("a.jpg", tarfile.REGTYPE, 1 << 45) + b"x" * 100, "breaks off within a member, at byte 612"),
         (bytes(80 << 20), "more than 67,108,864 zero bytes"),
@@ -166,6 +168,33 @@ def test_what_is_made_to_break_a_reader_is_damage(data: bytes, message: str) -> 
     assert found == []
     assert damage is not None
     assert message in damage
+
+
+def pax(keyword: bytes, value: bytes) -> bytes:
+    """A record of an extended header: its length in front counts itself."""
+    rest = b" %s=%s\n" % (keyword, value)
+    length = len(rest)
+    while len(b"%d" % length) + len(rest) != length:
+        length += 1
+    return b"%d%s" % (length, rest)
+
+
+def test_an_extended_header_is_read_in_linear_time() -> None:
+    """Cutting each record off the front of a megabyte takes seconds; a few records of it, nothing to speak of."""
+    many = pax(b"comment", b"v" * 500_000) + b"".join(pax(b"x%d" % n, b"v" * 900) for n in range(400))
+    data = b"".join(
+        header("x", tarfile.XHDTYPE, len(named)) + block(named) + header("b", tarfile.REGTYPE, 0)
+        for named in (many + pax(b"path", b"%d.jpg" % n) for n in range(10))
+    )
+    start = time.process_time()
+    assert everything(data + bytes(1024)) == [Member(f"{n}.jpg", b"") for n in range(10)]
+    assert time.process_time() - start < 1.5
+
+
+def test_a_size_of_thousands_of_digits_is_passed_over() -> None:
+    record = pax(b"size", b"1" * 5_000)
+    data = header("x", tarfile.XHDTYPE, len(record)) + block(record) + header("a", tarfile.REGTYPE, 0) + bytes(1024)
+    assert everything(data) == [Member("a", b"")]
 
 
 def test_a_member_of_negative_size_is_damage() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -155,3 +157,35 @@ def test_a_large_list_streams_in_little_memory(tmp_path: Path, monkeypatch: pyte
     tracemalloc.stop()
     assert count == 60_000
     assert peak < path.stat().st_size / 2, f"{peak:,} bytes for a list of {path.stat().st_size:,}"
+
+
+@pytest.mark.parametrize("squeeze", [gzip.compress, bytes])
+def test_a_file_of_one_endless_line_is_refused_in_little_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, squeeze: Any
+) -> None:
+    monkeypatch.setattr(text_blocks, "_BLOCK", 1 << 16)
+    monkeypatch.setattr(text_blocks, "_COUNTED", 1 << 20)
+    monkeypatch.setattr(text_blocks, "_LONGEST_LINE", 1 << 20)
+    path = tmp_path / "endless.tsv"
+    path.write_bytes(squeeze(b"http://a.b/c.jpg\ta cat\n" + b"http://a.b/d.jpg\t" + b"x" * (24 << 20)))
+    pieces = cut(str(path))
+    tracemalloc.start()
+    for piece in (pieces[0], pieces[len(pieces) // 2]):
+        with pytest.raises(FormatError, match=r"endless\.tsv, line 2: longer than 1,048,576 bytes"):
+            list(iter_blocks(piece))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 << 20, f"{peak >> 20} MiB"
+
+
+def test_a_line_may_be_as_long_as_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_blocks, "_BLOCK", 16)
+    monkeypatch.setattr(text_blocks, "_LONGEST_LINE", 100)
+    path = tmp_path / "list"
+    for length, ending in itertools.product((99, 100), (b"\n", b"")):
+        path.write_bytes(b"a\n" + b"x" * length + ending)
+        found = b"".join(block.data for block in iter_blocks((str(path), 0, None)))
+        assert found == b"a\n" + b"x" * length + b"\n"
+    path.write_bytes(b"a\n" + b"x" * 101)
+    with pytest.raises(FormatError, match="line 2: longer than 100 bytes"):
+        list(iter_blocks((str(path), 0, None)))

@@ -171,3 +171,25 @@ def test_titles_and_descriptions_are_cleaned_as_they_are_published() -> None:
     assert yfcc_caption({"title_clean": "a+b", "title": "x"}) == "a+b", "what is clean stays as it is"
     assert yfcc_caption({"title_clean": None, "description_clean": None, "description": "a+b"}) == "a b"
     assert yfcc_caption({}) == ""
+
+
+@pytest.mark.parametrize("photo", ["\u00b2", "\u0663", "9" * 20, "9" * 5_000])
+def test_what_is_no_identifier_of_a_photo_is_named_with_its_line(photos: Path, tmp_path: Path, photo: str) -> None:
+    metadata, table = tmp_path / "metadata.jsonl", tmp_path / "yfcc100m_dataset"
+    metadata.write_text(json.dumps({"photoid": photo, "title": "x"}) + "\n", encoding="utf-8")
+    with pytest.raises(FormatError, match=r"metadata\.jsonl, line 1: 'photoid' is no number"):
+        load_yfcc15m(photos, metadata=metadata)
+    table.write_text("\t".join(record(1, 5001, "x", "")).replace("5001", photo, 1) + "\n", encoding="utf-8")
+    with pytest.raises(FormatError, match=r"yfcc100m_dataset, line 1: 'photoid' is no number"):
+        load_yfcc15m(photos, metadata=table)
+    photos.write_text(f"1\t5001\t{'a' * 32}\n2\t{photo}\t{'b' * 32}\n", encoding="utf-8")
+    metadata.write_text(json.dumps({"photoid": 5001, "title": "x"}) + "\n", encoding="utf-8")
+    with pytest.raises(FormatError, match=r"subset_data\.tsv, line 2: expected 3 columns"):
+        load_yfcc15m(photos, metadata=metadata, form="openai-list")
+
+
+def test_an_address_that_is_no_text_is_null(photos: Path, tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"photoid": 5001, "title": "x", "downloadurl": 7}, {"photoid": 5002, "title": "y"}]
+    metadata = tmp_path / "metadata.jsonl"
+    metadata.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert load_yfcc15m(photos, metadata=metadata)["url"] == [None, None]

@@ -52,6 +52,25 @@ def test_the_prompt_is_two_segments_with_one_start_token_and_the_picture_between
     assert batch["attention_mask"].tolist() == [[1] * len(wanted)]
 
 
+def test_a_prompt_is_tokenised_once_however_many_rows_have_it(
+    processor: MiniGPT4Processor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    kind: Any = type(processor.tokenizer)
+    tokenise = kind.__call__
+
+    def counted(tokenizer: Any, text: str, **options: Any) -> Any:
+        calls.append(text)
+        return tokenise(tokenizer, text, **options)
+
+    monkeypatch.setattr(kind, "__call__", counted)
+    prompt = f"{BEFORE}<image>{AFTER}"
+    single = processor([picture(0, (8, 8))], [prompt])["input_ids"]
+    once = len(calls)
+    assert processor([picture(0, (8, 8))] * 5, [prompt] * 5)["input_ids"] == single * 5
+    assert len(calls) == 2 * once > 0
+
+
 def words(ids: torch.Tensor) -> str:
     return " ".join(f"w{number}" for number in ids.tolist())
 

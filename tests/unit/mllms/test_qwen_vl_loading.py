@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
+from hf_mllm_aug.errors import CheckpointError
 from hf_mllm_aug.mllms.qwen_vl import QwenVLForConditionalGeneration
 from hf_mllm_aug.mllms.qwen_vl_config import QwenVLConfig
 
@@ -151,27 +152,28 @@ def test_the_released_type_is_taken_from_the_configuration(folder: Path, origina
     assert load(folder, dtype="auto").dtype == torch.bfloat16
 
 
-def test_missing_and_unexpected_weights_are_told(folder: Path, original: dict[str, torch.Tensor]) -> None:
+def test_missing_and_unexpected_weights_are_counted_and_named(folder: Path, original: dict[str, torch.Tensor]) -> None:
     gone = ("transformer.h.1.attn.c_attn.weight", "transformer.visual.attn_pool.query", "lm_head.weight")
     weights = {name: weight for name, weight in original.items() if name not in gone}
     weights["transformer.h.0.attn.extra"] = torch.zeros(2)
     save_file(weights, folder / WEIGHTS, {"format": "pt"})
-    _, info = load(folder, output_loading_info=True)
-    layer = "language_model.model.layers.1.self_attn."
-    assert set(info["missing_keys"]) == {
-        "visual.attn_pool.query",
-        "language_model.lm_head.weight",
-        *(f"{layer}{part}_proj.weight" for part in "qkv"),
-    }
-    (unexpected,) = info["unexpected_keys"]
-    assert unexpected.endswith("attn.extra")
+    # One tensor of the release makes the queries', keys' and values'.
+    with pytest.raises(CheckpointError) as caught:
+        load(folder)
+    first, second = str(caught.value).split("; and ")
+    layer = "language_model.model.layers.1.self_attn"
+    names = f"language_model.lm_head.weight, {layer}.k_proj.weight, {layer}.q_proj.weight, ..."
+    assert first == f"checkpoint lacks 5 of the model's weights, which would be random: {names}"
+    assert second.startswith("has 1 that the model has no place for: ")
+    assert second.endswith("attn.extra")
 
 
 def test_a_weight_of_another_shape_is_refused(folder: Path, original: dict[str, torch.Tensor]) -> None:
     wrong = original | {"transformer.visual.proj": torch.zeros(128, 64)}
     save_file(wrong, folder / WEIGHTS, {"format": "pt"})
-    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
-        load(folder)
+    for asked in ({}, {"ignore_mismatched_sizes": True}):
+        with pytest.raises(CheckpointError, match=r"1 of another shape .*: visual\.proj is 128 x 64, not 128 x 128$"):
+            load(folder, **asked)
 
 
 def test_the_generation_settings_of_the_release_do_no_harm(folder: Path, original: dict[str, torch.Tensor]) -> None:
