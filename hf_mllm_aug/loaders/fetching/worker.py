@@ -30,7 +30,6 @@ Work = Callable[["Client", Line, list[Place]], Coroutine[Any, Any, T]]
 
 _LINGER = 1.0  # seconds without work after which the thread ends, and its connections with it
 _STOP_WITHIN = 3.0
-_workers: weakref.WeakSet[Worker] = weakref.WeakSet()
 
 
 class Desk:
@@ -51,11 +50,11 @@ class Desk:
         """
         places = [Place() for _ in range(rows)]
         with self._lock:
-            call = self._worker.submit(places, work) if self._worker is not None else None
-            if call is None:
-                self._worker = Worker(policy, self._rests)
-                call = self._worker.submit(places, work)
             worker = self._worker
+            call = worker.submit(places, work) if worker is not None else None
+            if worker is None or call is None:
+                worker = self._worker = Worker(policy, self._rests)
+                call = worker.submit(places, work)
         if call is None:
             raise RuntimeError("the thread of FetchImages has ended before its work")
         promise, line = call
@@ -125,7 +124,7 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="fetch-images", daemon=True)
         self._thread.start()
         self._ready.wait()
-        _workers.add(self)
+        atexit.register(self.stop)  # a thread that is cut off within its work leaves warnings behind
 
     def submit(self, places: list[Place], work: Work[T]) -> tuple[Future[T], Line] | None:
         """Have something done for the event loop that is running here.
@@ -183,6 +182,7 @@ class Worker:
         finally:
             self._ended = True
             self._ready.set()
+            atexit.unregister(self.stop)
 
     async def _serve(self) -> None:
         self._loop, self._changed = asyncio.get_running_loop(), asyncio.Event()
@@ -200,11 +200,3 @@ class Worker:
             with self._lock:
                 self._ended = True
             await self._client.close()
-
-
-def _stop_all() -> None:
-    for worker in list(_workers):
-        worker.stop()
-
-
-atexit.register(_stop_all)  # a thread that is cut off within its work leaves warnings behind
