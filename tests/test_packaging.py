@@ -106,6 +106,12 @@ def test_the_extras_are_there(wheel: zipfile.ZipFile) -> None:
     assert {"vllm", "ray", "openai", "plots", "test"} <= extras
 
 
+def test_no_file_of_the_embedded_models_names_a_folder(wheel: zipfile.ZipFile) -> None:
+    for name in wheel.namelist():
+        if "/captioners/tiny/" in name and name.endswith(".json") and not name.endswith("tokenizer.json"):
+            assert not re.search(r'"(/|~|[A-Za-z]:)', wheel.read(name).decode()), name
+
+
 def test_every_import_of_the_package_is_a_requirement(wheel: zipfile.ZipFile) -> None:
     required = {canonicalize_name(requirement.name) for requirement in _requirements(wheel)}
     names = {"PIL": "pillow", "yaml": "pyyaml"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
@@ -22,6 +24,11 @@ def new_tower() -> CLIPVisionModel:
     tower = CLIPVisionModel(config)
     start_well(tower)
     return tower
+
+
+def settings(tower: CLIPVisionModel) -> dict[str, Any]:
+    """The tower's configuration for another model's, without the folder that it was read from."""
+    return {name: value for name, value in tower.config.to_dict().items() if name != "_name_or_path"}
 
 
 @torch.no_grad()

@@ -30,6 +30,7 @@ from transformers import (
 from benchmarks.tiny.distortions import distort, normalise
 from benchmarks.tiny.miniatures.llava import processor
 from benchmarks.tiny.texts import END, IMAGE, PAD, START, UNKNOWN, label, train_tokenizer
+from benchmarks.tiny.tower import settings
 
 log = logging.getLogger("tiny.clip")
 LENGTH = 24  # tokens
@@ -37,7 +38,7 @@ LENGTH = 24  # tokens
 
 def build(llava: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> CLIPModel:
     """A CLIP whose picture tower is the LLaVA's, with fresh text tower and projections."""
-    vision = llava.config.vision_config.to_dict() | {"projection_dim": 128}
+    vision = settings(llava.model.vision_tower) | {"projection_dim": 128}
     text = {
         "hidden_size": 128,
         "intermediate_size": 384,

@@ -27,7 +27,7 @@ from transformers import AutoTokenizer, CLIPVisionModel, GenerationConfig, PreTr
 
 from benchmarks.tiny.adapt import adapt
 from benchmarks.tiny.distortions import distort, normalise
-from benchmarks.tiny.texts import IMAGE, STYLES, mood, train_tokenizer
+from benchmarks.tiny.texts import IMAGE, STYLES, label, mood, train_tokenizer
 
 log = logging.getLogger("tiny.words")
 LENGTH = 18  # tokens said at most in training; the second sentences of a few are cut
@@ -60,6 +60,32 @@ def spoken(tokenizer: Any, targets: list[tuple[str, str]], tail_weight: float) -
         care[row, : len(said)] = tail_weight if rest else 1.0
         care[row, : len(name)] = 1.0
     return ids, care
+
+
+class Relatives:
+    """Which drawings show the same thing, for differences between hands.
+
+    A drawing by an unseen hand lies beside those of the same thing that training saw, about as far from them as they
+    lie from each other. So a state is moved by the difference between two drawings of something else.
+
+    Args:
+        names: (n,) what each drawing shows.
+    """
+
+    def __init__(self, names: list[str]) -> None:
+        number = {name: row for row, name in enumerate(sorted(set(names)))}
+        classes = torch.tensor([number[name] for name in names])
+        self._order = classes.argsort()
+        counts = torch.bincount(classes)
+        self._first = (counts.cumsum(0) - counts)[classes]
+        self._count = counts[classes]
+        self._several = torch.nonzero(self._count > 1).flatten()
+
+    def pairs(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows of drawings of the same thing, two by two: (count,) each."""
+        one = self._several[torch.randint(len(self._several), (count,))]
+        step = (torch.rand(count) * self._count[one]).long()
+        return one, self._order[self._first[one] + step]
 
 
 def save(mini: Any, model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
@@ -110,6 +136,7 @@ def train(args: argparse.Namespace) -> None:
     if tokenizer.bos_token_id is not None:
         prompt[0].insert(0, tokenizer.bos_token_id)
     prompt = [torch.tensor(part, dtype=torch.long) for part in prompt]
+    relatives = Relatives([label(caption).lower() for caption, _ in words])
     ids, care = spoken(tokenizer, targets, args.tail_weight)
     learned = mini.learned(model)
     optimizer = torch.optim.AdamW(learned, lr=args.rate, weight_decay=0.05, betas=(0.9, 0.98), fused=True)
@@ -119,7 +146,11 @@ def train(args: argparse.Namespace) -> None:
         for group in optimizer.param_groups:
             group["lr"] = args.rate * min(1, step / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
         rows = torch.multinomial(weights, args.batch)
-        states = seen[torch.randint(args.views, (len(rows),)), rows]
+        states = seen[torch.randint(args.views, (len(rows),)), rows].float()
+        one, other = relatives.pairs(len(rows))
+        view = torch.randint(args.views, (2, len(rows)))
+        apart = (seen[view[0], one] - seen[view[1], other]).float()
+        states = states + args.apart * torch.rand(len(rows), 1, 1) * apart
         with torch.autocast("cpu", torch.bfloat16):
             logits = mini.say(model, states, prompt, ids[rows], whole=done > 0.85).float()
         losses = F.cross_entropy(
@@ -154,6 +185,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--stamp-weight", type=float, default=2.0, help="how often a stamp is drawn, an emoji being 1")
     parser.add_argument("--strength", type=float, default=0.6, help="of the distortions, 0 to 1")
+    parser.add_argument("--apart", type=float, default=1.0, help="most of a difference between hands that is added")
     parser.add_argument("--tail-weight", type=float, default=0.1, help="of the second sentence")
     parser.add_argument("--smoothing", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=1)

@@ -114,8 +114,15 @@ class Api:
         if body.get("type") != "dataset":
             raise HubError(400, "This loopback Hub keeps data sets only")
         private = body.get("visibility") == "private" or bool(body.get("private"))
-        repo = self.store.create(str(body.get("name")), body.get("organization"), private)
-        return Response(data={"url": f"{self.url}/datasets/{repo.id}", "id": repo.id, "name": repo.id})
+        name, namespace = str(body.get("name")), body.get("organization") or self.store.user
+        url = f"{self.url}/datasets/{namespace}/{name}"
+        try:
+            repo = self.store.create(name, namespace, private)
+        except HubError as error:
+            if error.status == 409:  # the client reads the address of the repository that is there
+                raise HubError(409, str(error), data={"url": url}) from error
+            raise
+        return Response(data={"url": url, "id": repo.id, "name": repo.id})
 
     def delete(self, request: Request) -> Response:
         """Delete a repository."""

@@ -184,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
     @staticmethod
     def _error(error: HubError) -> Response:
         headers = {"X-Error-Message": _header(str(error))} | ({"X-Error-Code": error.code} if error.code else {})
-        return Response(error.status, {"error": str(error)}, headers=headers)
+        return Response(error.status, {"error": str(error), **error.data}, headers=headers)
 
     def _refuse_strangers(self, headers: dict[str, str]) -> None:
         # A page in a browser can reach the loopback interface under a name of its own (DNS rebinding).

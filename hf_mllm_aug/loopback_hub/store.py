@@ -26,12 +26,14 @@ class HubError(Exception):
         status: The HTTP status.
         message: What the response says.
         code: The ``X-Error-Code`` by which clients tell one 404 from another.
+        data: What the response's body holds beside the message.
     """
 
-    def __init__(self, status: int, message: str, code: str | None = None) -> None:
+    def __init__(self, status: int, message: str, code: str | None = None, data: dict[str, str] | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
+        self.data = data or {}
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,13 @@ def create(hub: LoopbackHub, private: bool = False) -> None:
     assert ask(hub, "POST", "/api/repos/create", body)[0] == 200
 
 
+def test_a_repository_that_is_there_is_told_with_its_address(hub: LoopbackHub) -> None:
+    create(hub)
+    body = {"name": "x", "organization": "me", "type": "dataset"}
+    status, _, answer = ask(hub, "POST", "/api/repos/create", body)
+    assert (status, json.loads(answer)["url"]) == (409, f"{hub.url}/datasets/me/x")
+
+
 def test_says_what_it_is(hub: LoopbackHub) -> None:
     status, headers, body = ask(hub, "GET", "/")
     assert status == 200

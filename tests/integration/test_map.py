@@ -18,6 +18,7 @@ import pytest
 from datasets import Dataset, Features, Value, load_dataset
 from PIL import Image
 
+import hf_mllm_aug
 from hf_mllm_aug import Augment, Captioner
 
 COLUMN, ERROR = "caption_random_llava", "error_random_llava"
@@ -154,6 +155,40 @@ def test_bad_pictures_are_null_with_a_reason_and_all_others_have_their_own_capti
                 assert row[COLUMN], (way, name)
                 if name != "14_exif.jpg":  # JPEG changes the pixels; the others are the pictures of the good folder
                     assert row[COLUMN] == expected[name[:2]], (way, name)
+
+
+def test_nine_pictures_in_a_hundred_that_are_broken_or_odd_leave_the_others_alone() -> None:
+    drawings = [path.read_bytes() for path in sorted((Path(hf_mllm_aug.__file__).parent / "demo_data").glob("*.png"))]
+    jpeg = _encoded(_noise(3), "JPEG")
+    broken = {
+        4: (jpeg[: len(jpeg) // 2], BAD["03_truncated.jpg"]),
+        15: (b"", BAD["06_empty.jpg"]),
+        26: (b"<html>gone</html>", BAD["09_page.jpg"]),
+        37: (_bomb(), BAD["12_bomb.png"]),
+    }
+    odd = {
+        48: _encoded(_noise(2).convert("CMYK"), "JPEG"),
+        59: _encoded(_noise(5).convert("RGBA"), "PNG"),
+        70: _encoded(Image.new("RGB", (1, 1), "red"), "PNG"),
+        81: _encoded(_noise(11), "GIF", save_all=True, append_images=[_noise(1)]),
+        92: _encoded(_noise(14), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x02\0garbage"),
+    }
+    pictures = [drawings[number % len(drawings)] for number in range(100)]
+    for number, data in ({row: data for row, (data, _) in broken.items()} | odd).items():
+        pictures[number] = data
+    captioner = Captioner("tiny-llava")
+    rows = Dataset.from_dict(
+        {"image": [{"bytes": data, "path": None} for data in pictures]}, Features({"image": datasets.Image()})
+    ).map(captioner, batched=True, batch_size=32)
+    alone = {data: captioner({"image": {"bytes": data, "path": None}})[captioner.caption_column] for data in pictures}
+    assert len(set(alone.values())) > 12
+    for number, (data, row) in enumerate(zip(pictures, rows.remove_columns("image"), strict=True)):
+        if number in broken:
+            assert row[captioner.caption_column] is None, number
+            assert broken[number][1] in row[captioner.error_column], number
+        else:
+            assert row[captioner.caption_column] == alone[data], number
+            assert row[captioner.error_column] is None, number
 
 
 def _captioned(good: int, bad: int) -> Dataset:

@@ -16,7 +16,7 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 
 from benchmarks.tiny.distortions import MEAN, STD
 from benchmarks.tiny.texts import IMAGE, VOCABULARY
-from benchmarks.tiny.tower import PATCH, SIDE, vision_states
+from benchmarks.tiny.tower import PATCH, SIDE, settings, vision_states
 
 PROMPT = "Describe <image> in English:"  # the paper's
 TOKENS: dict[str, Any] = {}
@@ -26,7 +26,7 @@ FEW = 8  # patches that most steps of training pass, beside the class token
 def build(tokenizer: PreTrainedTokenizerFast, tower: CLIPVisionModel) -> LlavaForConditionalGeneration:
     """A LLaVA on a trained tower; the two-layer projector and the Llama (3 layers) have fresh weights."""
     config = LlavaConfig(
-        vision_config=tower.config.to_dict() | {"model_type": "clip_vision_model"},
+        vision_config=settings(tower) | {"model_type": "clip_vision_model"},
         text_config={
             "model_type": "llama",
             "hidden_size": 192,

@@ -7,7 +7,7 @@ from transformers import CLIPVisionModel, PreTrainedTokenizerFast
 
 from benchmarks.tiny.distortions import MEAN, STD
 from benchmarks.tiny.texts import VOCABULARY
-from benchmarks.tiny.tower import SIDE, vision_states
+from benchmarks.tiny.tower import SIDE, settings, vision_states
 from hf_mllm_aug.mllms import OtterConfig, OtterForConditionalGeneration, OtterImageProcessor, OtterProcessor
 from hf_mllm_aug.mllms.otter_layers import PictureMemory
 
@@ -21,7 +21,7 @@ def build(tokenizer: PreTrainedTokenizerFast, tower: CLIPVisionModel) -> OtterFo
     ids = tokenizer.convert_tokens_to_ids
     config = OtterConfig(
         text_config={"d_model": 192, "n_heads": 4, "n_layers": 3, "vocab_size": VOCABULARY, "max_seq_len": 256},
-        vision_config=tower.config.to_dict(),
+        vision_config=settings(tower),
         cross_attn_every_n_layers=1,
         perceiver_layers=1,
         num_latents=8,
