@@ -77,8 +77,8 @@ def main() -> None:
         ]
         result[name] = {
             "pictures": len(pairs),
-            "exact": round(statistics.fmean(a.casefold() == b.casefold() for a, b in pairs), 4),
-            "content_f1": round(statistics.fmean(content_f1(a, b) for a, b in pairs), 4),
+            "exact": round(statistics.fmean(a.casefold() == b.casefold() for a, b in pairs), 6),
+            "content_f1": round(statistics.fmean(content_f1(a, b) for a, b in pairs), 6),
         }
         for a, b in pairs[:: max(1, len(pairs) // args.show)] if args.show else ():
             print(f"{b!r:50} {a!r}")
