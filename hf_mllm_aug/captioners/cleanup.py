@@ -59,7 +59,8 @@ class CleanUp:
 
     def __call__(self, text: str) -> str:
         """Clean a whole answer."""
-        return self._drop(self._kept(self._body(text)).strip()).strip()
+        # Behind a restart there may be prefixes again.
+        return self._drop(self._body(self._kept(self._body(text))).strip()).strip()
 
     def is_over(self, text: str) -> bool:
         """Whether nothing that may follow changes the caption: a stop has come.
