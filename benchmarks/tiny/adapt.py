@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import time
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from transformers import CLIPVisionModel, PreTrainedModel
 
 from benchmarks.tiny.distortions import distort, normalise
+from benchmarks.tiny.schedule import share
 from benchmarks.tiny.tower import vision_states
 
 log = logging.getLogger("tiny.adapt")
@@ -52,7 +52,7 @@ def adapt(
     while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
         step += 1
         for group in optimizer.param_groups:
-            group["lr"] = rate * min(1, step / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+            group["lr"] = rate * share(step, done, 50)
         rgba = pixels[torch.randint(len(pixels), (batch,))].permute(0, 3, 1, 2).float() / 255
         views = normalise(distort(rgba, torch.zeros(batch, dtype=torch.bool), strength))
         with torch.autocast("cpu", torch.bfloat16):

@@ -21,7 +21,6 @@ import copy
 import itertools
 import json
 import logging
-import math
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -34,6 +33,7 @@ from torch import nn
 from transformers import CLIPVisionModel
 
 from benchmarks.tiny.distortions import distort, normalise
+from benchmarks.tiny.schedule import share
 from benchmarks.tiny.texts import content_words, label
 from benchmarks.tiny.tower import new_tower, vision_states
 
@@ -207,7 +207,7 @@ def train(args: argparse.Namespace) -> None:
         done = minutes / args.minutes
         if done >= 1:
             break
-        rate = args.rate * min(1, step / 150) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+        rate = args.rate * share(step, done, 150)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["pace"]

@@ -15,7 +15,6 @@ import argparse
 import importlib
 import json
 import logging
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from transformers import AutoTokenizer, CLIPVisionModel, GenerationConfig, PreTr
 
 from benchmarks.tiny.adapt import adapt
 from benchmarks.tiny.distortions import distort, normalise
+from benchmarks.tiny.schedule import share
 from benchmarks.tiny.texts import IMAGE, STYLES, label, mood, train_tokenizer
 
 log = logging.getLogger("tiny.words")
@@ -144,7 +144,7 @@ def train(args: argparse.Namespace) -> None:
     while (done := (time.monotonic() - start) / (60 * args.minutes)) < 1:
         step += 1
         for group in optimizer.param_groups:
-            group["lr"] = args.rate * min(1, step / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+            group["lr"] = args.rate * share(step, done, 50)
         rows = torch.multinomial(weights, args.batch)
         states = seen[torch.randint(args.views, (len(rows),)), rows].float()
         one, other = relatives.pairs(len(rows))

@@ -14,6 +14,7 @@ import pytest
 
 import hf_mllm_aug
 from hf_mllm_aug.loopback_hub import LoopbackHub
+from tests.integration.command_line import Run, environment, run_command
 
 TOKEN = "hf_loopbacktesttokenloopbacktest"
 
@@ -92,3 +93,42 @@ def client(hub_env: dict[str, str]) -> Client:
 def client_of() -> Callable[[dict[str, str]], Client]:
     """Makes clients of other Hubs."""
     return Client
+
+
+# The command line in a process of its own, and a folder that it captioned
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Runs the command in an empty folder."""
+    return lambda *words, **env: run_command(*words, env=environment(tmp_path / "home") | env, cwd=tmp_path)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory, pictures: list[bytes]) -> Path:
+    """Ten pictures with captions, and a text file named .jpg among them."""
+    folder = tmp_path_factory.mktemp("sources") / "photos"
+    folder.mkdir()
+    for number, content in enumerate(pictures[:10]):
+        (folder / f"{number}.png").write_bytes(content)
+        (folder / f"{number}.txt").write_text(f"picture number {number}\n")
+    (folder / "4b.jpg").write_text("no picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def captioned(
+    tmp_path_factory: pytest.TempPathFactory, photos: Path, random_llava: Path
+) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """What `caption` said, and the folder that it staged."""
+    home = tmp_path_factory.mktemp("captioned")
+    words: list[str | Path] = ["caption", photos, "--captioner", random_llava, "--out", "staged"]
+    words += ["--keep-unsheared", "--images", "embed"]
+    done = run_command(*words, env=environment(home / "home"), cwd=home)
+    assert done.returncode == 0, done.stderr
+    return done, home / "staged"
+
+
+@pytest.fixture
+def staged(captioned: tuple[subprocess.CompletedProcess[str], Path]) -> Path:
+    return captioned[1]

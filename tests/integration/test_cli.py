@@ -1,15 +1,11 @@
-"""The command line as people meet it: real processes, exit codes, and one line when something is wrong."""
+"""The command line as people meet it: what works."""
 
-import contextlib
 import json
-import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,77 +17,13 @@ import hf_mllm_aug
 from hf_mllm_aug import save_configs, shear
 from hf_mllm_aug.captioners import Captioner
 from hf_mllm_aug.commands import caption as caption_command
-from hf_mllm_aug.errors import CaptionError, UsageError
+from hf_mllm_aug.errors import CaptionError
 from hf_mllm_aug.loopback_hub import LoopbackHub
 from hf_mllm_aug.schema import caption_column, error_column, generated_column
-from hf_mllm_aug.staged import check_free
+from tests.integration.command_line import NAME, Run, assert_one_line, load, run_command
 from tests.integration.test_convert import options, sources  # noqa: F401 - a fixture
 
-ROOT = Path(hf_mllm_aug.__file__).parents[1]
 COMMANDS = ["demo", "caption", "shear", "publish", "evaluate", "models", "convert"]
-NAME = "random-llava"
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def _environment(home: Path) -> dict[str, str]:
-    """No token, cache or settings of the person's own, and a Hub that is down."""
-    env = {name: value for name, value in os.environ.items() if not name.upper().startswith(("HF_", "HUGGING"))}
-    path = os.pathsep.join([str(ROOT), env.get("PYTHONPATH", "")])
-    return {**env, "HF_HOME": str(home), "HF_ENDPOINT": "http://127.0.0.1:9", "PYTHONPATH": path, "COLUMNS": "100"}
-
-
-def _run(*words: str | Path, env: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "hf_mllm_aug", *map(str, words)]
-    return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=240, check=False)
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """Runs the command in an empty folder."""
-    return lambda *words, **env: _run(*words, env=_environment(tmp_path / "home") | env, cwd=tmp_path)
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory, pictures: list[bytes]) -> Path:
-    """Ten pictures with captions, and a text file named .jpg among them."""
-    folder = tmp_path_factory.mktemp("sources") / "photos"
-    folder.mkdir()
-    for number, content in enumerate(pictures[:10]):
-        (folder / f"{number}.png").write_bytes(content)
-        (folder / f"{number}.txt").write_text(f"picture number {number}\n")
-    (folder / "4b.jpg").write_text("no picture")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def captioned(
-    tmp_path_factory: pytest.TempPathFactory, photos: Path, random_llava: Path
-) -> tuple[subprocess.CompletedProcess[str], Path]:
-    """What `caption` said, and the folder that it staged."""
-    home = tmp_path_factory.mktemp("captioned")
-    words: list[str | Path] = ["caption", photos, "--captioner", random_llava, "--out", "staged"]
-    words += ["--keep-unsheared", "--images", "embed"]
-    done = _run(*words, env=_environment(home / "home"), cwd=home)
-    assert done.returncode == 0, done.stderr
-    return done, home / "staged"
-
-
-@pytest.fixture
-def staged(captioned: tuple[subprocess.CompletedProcess[str], Path]) -> Path:
-    return captioned[1]
-
-
-def _load(folder: Path, config: str, cache: Path) -> Any:
-    return load_dataset(str(folder), config, split="train", cache_dir=str(cache))
-
-
-def _assert_one_line(done: subprocess.CompletedProcess[str], code: int, *parts: str) -> None:
-    assert done.returncode == code, done.stderr
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert done.stderr.startswith("error: ")
-    for part in parts:
-        assert part in done.stderr
 
 
 # What works
@@ -117,7 +49,7 @@ def test_caption_lets_no_chatter_of_the_libraries_through(
 
 
 def test_a_bad_picture_is_a_row_with_a_reason_and_shifts_no_other(staged: Path, tmp_path: Path) -> None:
-    rows = _load(staged, "all", tmp_path)
+    rows = load(staged, "all", tmp_path)
     assert rows["key"] == [*(f"{n}.png" for n in range(5)), "4b.jpg", *(f"{n}.png" for n in range(5, 10))]
     bad = rows["key"].index("4b.jpg")
     for place, row in enumerate(rows):
@@ -129,9 +61,9 @@ def test_a_bad_picture_is_a_row_with_a_reason_and_shifts_no_other(staged: Path, 
 
 
 def test_each_captioner_and_the_raw_captions_have_a_config(staged: Path, tmp_path: Path) -> None:
-    rows = _load(staged, "all", tmp_path)
-    assert _load(staged, "raw", tmp_path)["caption"][:] == rows["caption"][:]
-    assert _load(staged, NAME, tmp_path)["caption"][:] == rows[caption_column(NAME)][:]
+    rows = load(staged, "all", tmp_path)
+    assert load(staged, "raw", tmp_path)["caption"][:] == rows["caption"][:]
+    assert load(staged, NAME, tmp_path)["caption"][:] == rows[caption_column(NAME)][:]
 
 
 def test_the_card_says_which_model_and_prompt_made_the_captions(staged: Path) -> None:
@@ -147,7 +79,7 @@ def test_the_papers_captions_are_cut_as_its_scripts_cut_unless_another_rule_is_g
     chosen = ["--rule", rule] if rule else []
     done = run("caption", photos, "--captioner", random_llava, "--preset", "paper", *chosen, "--out", "paper")
     assert done.returncode == 0, done.stderr
-    rows = _load(tmp_path / "paper", "all", tmp_path / "cache")
+    rows = load(tmp_path / "paper", "all", tmp_path / "cache")
     images = [(photos / key).read_bytes() for key in rows["key"]]
     captioner = Captioner(random_llava, preset="paper")
     generated = captioner({"image": images, "key": rows["key"][:]})[captioner.caption_column]
@@ -180,14 +112,14 @@ def test_the_line_that_convert_prints_captions(sources: Path, photos: Path, run:
     done = run(*words, "--max-samples", "2")
     assert done.returncode == 0, done.stderr
     assert "minigpt-4: 2 captioned, 0 failed" in done.stdout
-    assert caption_column("minigpt-4") in _load(home / "captions", "all", home / "cache").column_names
+    assert caption_column("minigpt-4") in load(home / "captions", "all", home / "cache").column_names
 
 
 def test_shear_starts_from_what_was_generated(run: Run, staged: Path, tmp_path: Path) -> None:
     done = run("shear", staged, "--out", "short", "--rule", "raw")
     assert done.returncode == 0, done.stderr
     assert f"from {generated_column(NAME)}" in done.stdout
-    before, after = (_load(folder, "all", tmp_path / "cache") for folder in (staged, tmp_path / "short"))
+    before, after = (load(folder, "all", tmp_path / "cache") for folder in (staged, tmp_path / "short"))
     assert after["key"][:] == before["key"][:]
     for row in after:
         if row[caption_column(NAME)] is not None:
@@ -227,7 +159,7 @@ def test_publish_says_how_to_load_it(staged: Path, hub_env: dict[str, str], tmp_
     splits = load_dataset(str(staged), "raw", cache_dir=str(tmp_path / "cache"))
     splits["validation"] = splits.pop("train")
     save_configs({"raw": splits}, tmp_path / "validation")
-    done = _run("publish", tmp_path / "validation", "photos", env=hub_env, cwd=tmp_path)
+    done = run_command("publish", tmp_path / "validation", "photos", env=hub_env, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert 'load_dataset("local/photos", "raw", split="validation")' in " ".join(done.stdout.split())
 
@@ -240,11 +172,11 @@ def test_evaluate_takes_columns_after_one_flag_or_several(run: Run, staged: Path
     assert one.stdout == several.stdout
     assert caption_column(NAME) in one.stdout
     done = run("evaluate", "--model", "tiny-clip", "--dataset", staged, "caption")
-    _assert_one_line(done, 2, "unexpected argument 'caption'", "--columns")
+    assert_one_line(done, 2, "unexpected argument 'caption'", "--columns")
 
 
 def test_publish_and_read_back(staged: Path, hub: LoopbackHub, hub_env: dict[str, str], tmp_path: Path) -> None:
-    done = _run("publish", staged, "local/photos", "--private", env=hub_env, cwd=tmp_path)
+    done = run_command("publish", staged, "local/photos", "--private", env=hub_env, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert hub.url in done.stdout
     reader = f"""
@@ -256,12 +188,12 @@ print(json.dumps([rows["key"][:], rows["caption"][:], sum(picture is not None fo
 """
     read = subprocess.run([sys.executable, "-c", reader], env=hub_env, capture_output=True, text=True, check=True)
     keys, captions, pictures = json.loads(read.stdout)
-    rows = _load(staged, NAME, tmp_path / "cache")
+    rows = load(staged, NAME, tmp_path / "cache")
     assert (keys, captions, pictures) == (rows["key"][:], rows["caption"][:], 10)
 
 
 def test_a_dry_run_changes_nothing(staged: Path, hub: LoopbackHub, hub_env: dict[str, str], tmp_path: Path) -> None:
-    done = _run("publish", staged, "local/photos", "--dry-run", env=hub_env, cwd=tmp_path)
+    done = run_command("publish", staged, "local/photos", "--dry-run", env=hub_env, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "all/train-00000-of-00001.parquet" in done.stdout
     assert "nothing was changed" in done.stdout
@@ -269,7 +201,7 @@ def test_a_dry_run_changes_nothing(staged: Path, hub: LoopbackHub, hub_env: dict
 
 
 def test_publish_leaves_pictures_out_when_asked(staged: Path, hub_env: dict[str, str], tmp_path: Path) -> None:
-    done = _run("publish", staged, "local/captions", "--images", "none", env=hub_env, cwd=tmp_path)
+    done = run_command("publish", staged, "local/captions", "--images", "none", env=hub_env, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     reader = 'from datasets import load_dataset; print(load_dataset("local/captions", split="train").column_names)'
     read = subprocess.run([sys.executable, "-c", reader], env=hub_env, capture_output=True, text=True, check=True)
@@ -278,7 +210,7 @@ def test_publish_leaves_pictures_out_when_asked(staged: Path, hub_env: dict[str,
 
 
 def test_publish_opens_a_pull_request(staged: Path, hub_env: dict[str, str], tmp_path: Path, hub: LoopbackHub) -> None:
-    done = _run("publish", staged, "local/photos", "--create-pr", env=hub_env, cwd=tmp_path)
+    done = run_command("publish", staged, "local/photos", "--create-pr", env=hub_env, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"{hub.url}/datasets/local/photos/discussions/1" in done.stdout
 
@@ -308,167 +240,3 @@ def test_without_a_command_the_help_is_shown(run: Run) -> None:
 
 def test_version(run: Run) -> None:
     assert run("--version").stdout == f"hf-mllm-aug {hf_mllm_aug.__version__}\n"
-
-
-# What is wrong, in one line
-
-
-def test_an_unknown_captioner_gets_the_nearest_name_offered(run: Run, photos: Path, tmp_path: Path) -> None:
-    done = run("caption", photos, "--captioner", "tiny-lava", "--out", "out")
-    _assert_one_line(done, 2, "unknown captioner 'tiny-lava'", "did you mean 'tiny-llava'?")
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_missing_image_column_is_named_with_those_that_there_are(run: Run, staged: Path, tmp_path: Path) -> None:
-    done = run("caption", staged, "--captioner", "tiny-llava", "--out", "out", "--image-column", "picture")
-    _assert_one_line(done, 1, "no column 'picture'", "image", "--image-column")
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_folder_without_pictures_is_said_to_have_none(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    done = run("caption", "empty", "--captioner", "tiny-llava", "--out", "out")
-    _assert_one_line(done, 1, "no pictures in empty")
-    assert not (tmp_path / "out").exists()
-
-
-def test_pictures_none_of_which_can_be_captioned_are_an_error(run: Run, tmp_path: Path, random_llava: Path) -> None:
-    (tmp_path / "bad").mkdir()
-    for name in ("a.jpg", "b.jpg"):
-        (tmp_path / "bad" / name).write_text("no picture")
-    done = run("caption", "bad", "--captioner", random_llava, "--out", "out")
-    _assert_one_line(done, 1, "captioned none of 2 pictures; 2 times: not a picture in a known format")
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("command", ["caption", "shear"])
-def test_an_output_that_exists_is_refused_and_left_as_it_is(
-    run: Run, command: str, photos: Path, staged: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "thesis.txt").write_text("dear")
-    words = [photos, "--captioner", "tiny-llava"] if command == "caption" else [staged]
-    done = run(command, *words, "--out", "out")
-    _assert_one_line(done, 1, "out exists and is not empty", "Choose another --out")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
-
-
-@pytest.mark.parametrize("out", [".", "/", "notes.txt/out", "notes.txt/a/b", ".."])
-def test_an_output_that_cannot_be_made_is_refused(out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(UsageError, match="Choose another --out"):
-        check_free(Path(out))
-
-
-def test_an_output_where_nothing_may_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_free(tmp_path / "a" / "b")
-    monkeypatch.setattr("hf_mllm_aug.staged.os.access", lambda path, mode: path != tmp_path)
-    with pytest.raises(UsageError, match="is not writable"):
-        check_free(tmp_path / "a" / "b")
-
-
-def test_the_demo_does_not_replace_what_is_not_its_own(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "thesis.txt").write_text("dear")
-    _assert_one_line(run("demo", "--out", "out"), 1, "out exists and was not written by the demo")
-    assert (tmp_path / "out" / "thesis.txt").read_text() == "dear"
-
-
-@pytest.mark.parametrize(
-    ("words", "parts"),
-    [
-        (["caption", "gone", "--captioner", "tiny-llava", "--out", "o"], ["no such file or folder: gone"]),
-        (["caption", "gone", "--out", "o"], ["Missing option '--captioner'", "hf-mllm-aug caption --help"]),
-        (["shear", "gone", "--out", "o", "--rule", "seeds"], ["'seeds' is not one of 'sentence', 'raw', 'seed'"]),
-        (["capton"], ["No such command 'capton'", "Did you mean 'caption'?"]),
-        (["models", "--all"], ["No such option: --all"]),
-        (["caption", "x", "--captioner", "tiny-llava", "--out", "o", "--max-samples", "0"], ["--max-samples"]),
-    ],
-    ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else None,
-)
-def test_wrong_usage_is_one_line_and_2(run: Run, words: list[str], parts: list[str]) -> None:
-    _assert_one_line(run(*words), 2, *parts)
-
-
-@pytest.mark.parametrize("words", [["shear", "notes", "--out", "o"], ["publish", "notes", "me/notes"]])
-def test_a_folder_that_is_not_staged_is_refused(run: Run, words: list[str], tmp_path: Path) -> None:
-    (tmp_path / "notes").mkdir()
-    _assert_one_line(run(*words), 1, "notes is not a staged data set")
-
-
-def test_an_encoder_that_is_not_there(staged: Path, hub_env: dict[str, str], tmp_path: Path) -> None:
-    done = _run("evaluate", "--model", "local/clop", "--dataset", staged, env=hub_env, cwd=tmp_path)
-    _assert_one_line(done, 1, "cannot load local/clop")
-
-
-def test_a_column_that_is_not_there_shows_before_the_encoder_is_loaded(run: Run, staged: Path) -> None:
-    done = run("evaluate", "--model", "tiny-clip", "--dataset", staged, "--columns", "caption_oter")
-    _assert_one_line(done, 1, "no column 'caption_oter'", caption_column(NAME), "--columns")
-
-
-def test_a_hub_that_is_down(run: Run, staged: Path) -> None:
-    _assert_one_line(
-        run("publish", staged, "local/photos", HF_TOKEN="hf_nonenonenonenonenone"), 1, "http://127.0.0.1:9"
-    )
-
-
-def test_a_token_that_is_wrong_publishes_nothing(
-    staged: Path, hub: LoopbackHub, hub_env: dict[str, str], tmp_path: Path
-) -> None:
-    done = _run("publish", staged, "local/photos", env=hub_env | {"HF_TOKEN": "hf_wrongwrongwrongwrong"}, cwd=tmp_path)
-    _assert_one_line(done, 1, "token", "hf auth login")
-    assert "hf_wrong" not in done.stderr
-    assert hub.count("POST", "/commit/") == 0
-
-
-@pytest.mark.slow  # the client tries for half a minute
-def test_a_source_on_a_hub_that_is_down(run: Run) -> None:
-    done = run("caption", "me/photos", "--captioner", "tiny-llava", "--out", "o")
-    assert done.returncode == 1
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert "me/photos" in done.stderr
-
-
-def test_debug_shows_where_it_happened(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "notes").mkdir()
-    done = run("publish", "notes", "me/notes", "--debug")
-    assert done.returncode == 1
-    assert "Traceback" in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: notes is not a staged data set")
-
-
-def test_an_interruption_leaves_nothing_half_made(photos: Path, random_llava: Path, tmp_path: Path) -> None:
-    many = tmp_path / "many"  # so that a busy machine does not finish them before it is interrupted
-    many.mkdir()
-    picture = next(photos.glob("*.png")).read_bytes()
-    for number in range(1000):
-        (many / f"{number:03}.png").write_bytes(picture)
-    words = ["caption", str(many), "--captioner", str(random_llava), "--out", "out"]
-    env = _environment(tmp_path / "home") | {"PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hf_mllm_aug", *words],
-        env=env,
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Where the tests run in the background of a shell, an interruption is ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    try:
-        assert process.stdout is not None
-        assert "1,000 pictures" in process.stdout.readline()
-        # An import of other people's that catches everything may swallow an interruption; a person presses again.
-        for _ in range(60):
-            process.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                _, stderr = process.communicate(timeout=4)
-                break
-    finally:
-        process.kill()
-    assert process.returncode == 130
-    assert stderr.splitlines()[-1] == "error: interrupted; nothing half-made was kept."
-    # An interruption inside of a destructor is shown by Python itself, and changes nothing.
-    assert "Traceback" not in stderr.partition("Exception ignored")[0]
-    assert {path.name for path in tmp_path.iterdir()} <= {"home", "many"}

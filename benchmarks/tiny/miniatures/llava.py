@@ -15,7 +15,8 @@ from transformers import (
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from benchmarks.tiny.distortions import MEAN, STD
-from benchmarks.tiny.texts import IMAGE, VOCABULARY
+from benchmarks.tiny.miniatures import LANGUAGE
+from benchmarks.tiny.texts import IMAGE
 from benchmarks.tiny.tower import PATCH, SIDE, settings, vision_states
 
 PROMPT = "Describe <image> in English:"  # the paper's
@@ -29,14 +30,7 @@ def build(tokenizer: PreTrainedTokenizerFast, tower: CLIPVisionModel) -> LlavaFo
         vision_config=settings(tower) | {"model_type": "clip_vision_model"},
         text_config={
             "model_type": "llama",
-            "hidden_size": 192,
-            "intermediate_size": 448,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 4,
-            "vocab_size": VOCABULARY,
-            "tie_word_embeddings": True,
-            "max_position_embeddings": 256,
+            **LANGUAGE,
             "bos_token_id": tokenizer.bos_token_id,
             "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,

@@ -6,7 +6,7 @@ import torch
 from transformers import CLIPVisionModel, PreTrainedTokenizerFast
 
 from benchmarks.tiny.distortions import MEAN, STD
-from benchmarks.tiny.texts import VOCABULARY
+from benchmarks.tiny.miniatures import LANGUAGE
 from benchmarks.tiny.tower import PATCH, SIDE
 from hf_mllm_aug.mllms import (
     MiniGPT4Config,
@@ -47,14 +47,7 @@ def build(tokenizer: PreTrainedTokenizerFast, tower: CLIPVisionModel) -> MiniGPT
         },
         text_config={
             "model_type": "llama",
-            "hidden_size": 192,
-            "intermediate_size": 448,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 4,
-            "vocab_size": VOCABULARY,
-            "tie_word_embeddings": True,
-            "max_position_embeddings": 256,
+            **LANGUAGE,
             "bos_token_id": tokenizer.bos_token_id,
             "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,

@@ -6,7 +6,7 @@ import torch
 from transformers import CLIPVisionModel, PreTrainedTokenizerFast
 
 from benchmarks.tiny.distortions import MEAN, STD
-from benchmarks.tiny.texts import VOCABULARY
+from benchmarks.tiny.miniatures import LANGUAGE
 from benchmarks.tiny.tower import PATCH, SIDE
 from hf_mllm_aug.mllms import (
     QwenVLConfig,
@@ -38,14 +38,7 @@ def build(tokenizer: PreTrainedTokenizerFast, tower: CLIPVisionModel) -> QwenVLF
             "resampler_heads": 4,
         },
         {
-            "hidden_size": 192,
-            "intermediate_size": 448,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 4,
-            "vocab_size": VOCABULARY,
-            "max_position_embeddings": 256,
-            "tie_word_embeddings": True,
+            **LANGUAGE,
             "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": ids("<pad>"),
         },
