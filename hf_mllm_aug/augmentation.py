@@ -154,7 +154,7 @@ class Augment:
         if self.shear is None or caption.text is None:
             return caption
         text = self.shear.one(caption.text, reference)
-        return Caption(text, None) if text else Caption(None, "nothing was left after shearing")
+        return replace(caption, text=text) if text else Caption(None, "nothing was left after shearing")
 
 
 augment = Augment()

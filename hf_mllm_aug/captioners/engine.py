@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from hf_mllm_aug import checkpoints
 from hf_mllm_aug.captioners.cleanup import CleanUp
@@ -77,6 +77,24 @@ class Request:
     clean_up: CleanUp = field(default_factory=CleanUp)
 
 
+FinishReason = Literal["stop", "length", "sentence"]
+
+
+class Generated(NamedTuple):
+    """What a model wrote about one picture.
+
+    Args:
+        text: Without special tokens, and not cleaned up.
+        tokens: How many tokens were generated for it, an end token not counted; None where an engine does not say.
+        finish_reason: ``"stop"``: the model ended it. ``"length"``: ``max_new_tokens`` did. ``"sentence"``: decoding
+            was ended where clean-up or shearing would cut.
+    """
+
+    text: str
+    tokens: int | None = None
+    finish_reason: FinishReason | None = None
+
+
 class Engine(Protocol):
     """A loaded model."""
 
@@ -85,7 +103,7 @@ class Engine(Protocol):
 
     def generate(
         self, images: Sequence[PilImage.Image], keys: Sequence[str], request: Request
-    ) -> Sequence[str | ImageError]:
+    ) -> Sequence[Generated | ImageError]:
         """Caption the pictures of a micro-batch.
 
         Args:
@@ -94,8 +112,7 @@ class Engine(Protocol):
             request: How.
 
         Returns:
-            (n,) texts, without special tokens and not cleaned up; or the error of a picture that the model's
-            processor refuses.
+            (n,) what was generated; or the error of a picture that the model's processor refuses.
         """
         ...
 

@@ -28,10 +28,19 @@ _MAX_THREADS = 4
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption, or why there is none: exactly one is None."""
+    """A caption, or why there is none: exactly one of both is None.
+
+    Args:
+        text: The caption.
+        error: Why there is none.
+        tokens: How many were generated for it, where the engine says.
+        finish_reason: Why generation ended, see `engine.Generated`.
+    """
 
     text: str | None
     error: str | None
+    tokens: int | None = None
+    finish_reason: engine.FinishReason | None = None
 
 
 @dataclass(frozen=True)
@@ -74,11 +83,11 @@ def caption_rows(captioners: Sequence[Captioner], rows: Rows, rank: int | None =
                 for picture, result in zip(part, _generate(model, captioner, request, part), strict=True):
                     if isinstance(result, ImageError):
                         column[picture.index] = _failed(captioner, rows, picture.index, result)
-                    elif not (text := _cut(result, request)):
+                    elif not (text := _cut(result.text, request)):
                         nothing = ImageError("the model wrote nothing")
                         column[picture.index] = _failed(captioner, rows, picture.index, nothing)
                     else:
-                        column[picture.index] = Caption(text, None)
+                        column[picture.index] = Caption(text, None, result.tokens, result.finish_reason)
     return captions
 
 
@@ -94,7 +103,7 @@ def _parts(pictures: list[_Picture], captioner: Captioner, model: engine.Engine)
 
 def _generate(
     model: engine.Engine, captioner: Captioner, request: engine.Request, part: list[_Picture]
-) -> Sequence[str | ImageError]:
+) -> Sequence[engine.Generated | ImageError]:
     texts = model.generate([picture.image for picture in part], [picture.key for picture in part], request)
     if len(texts) != len(part):
         raise CaptionError(f"the engine {captioner.engine!r} gave {len(texts)} captions for {len(part)} pictures")

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConf
 from hf_mllm_aug import mllms
 from hf_mllm_aug.captioners import fork
 from hf_mllm_aug.captioners.cleanup import CleanUp
-from hf_mllm_aug.captioners.engine import ModelKey, Request
+from hf_mllm_aug.captioners.engine import FinishReason, Generated, ModelKey, Request
 from hf_mllm_aug.captioners.prompters import Prompter, load_prompter
 from hf_mllm_aug.captioners.prompters.suitability import refuse_misasked
 from hf_mllm_aug.captioners.sampling import row_seed, samplers
@@ -59,7 +59,7 @@ class TransformersEngine:
 
     def generate(
         self, images: Sequence[PilImage.Image], keys: Sequence[str], request: Request
-    ) -> Sequence[str | ImageError]:
+    ) -> Sequence[Generated | ImageError]:
         """See `Engine.generate`."""
         try:
             inputs = self._prompter.inputs(images, request.prompt)
@@ -84,13 +84,13 @@ class TransformersEngine:
 
     def _halved(
         self, images: Sequence[PilImage.Image], keys: Sequence[str], request: Request
-    ) -> Sequence[str | ImageError]:
+    ) -> Sequence[Generated | ImageError]:
         middle = len(images) // 2
         head = self.generate(images[:middle], keys[:middle], request)
         return [*head, *self.generate(images[middle:], keys[middle:], request)]
 
     @torch.inference_mode()
-    def _decode(self, inputs: dict[str, torch.Tensor], keys: Sequence[str], request: Request) -> list[str]:
+    def _decode(self, inputs: dict[str, torch.Tensor], keys: Sequence[str], request: Request) -> list[Generated]:
         model, tokenizer = self._model, self._prompter.tokenizer
         decoding = request.decoding
         beams = decoding["num_beams"] > 1
@@ -114,8 +114,13 @@ class TransformersEngine:
         output = model.generate(**self._on_device(inputs), generation_config=config, **options).cpu()
         rows = output[:, stop.n_given(output, beams=beams) :].tolist()
         lengths = [None] * len(rows) if beams else stop.lengths
-        kept = [_until(ends, row[:length]) for row, length in zip(rows, lengths, strict=True)]
-        return [decode(tokenizer, ids).strip() for ids in kept]
+        texts = []
+        for row, length in zip(rows, lengths, strict=True):
+            ids = _until(ends, row[:length])
+            ended = len(ids) < len(row[:length])
+            finish: FinishReason = "stop" if ended else "length" if length is None else "sentence"
+            texts.append(Generated(decode(tokenizer, ids).strip(), len(ids), finish))
+        return texts
 
     def _ends(self, stops: Sequence[str]) -> list[int]:
         """The tokens that end a row: the checkpoint's, and the stops that its tokenizer has as tokens of their own.

@@ -249,8 +249,8 @@ def test_captions_that_look_like_numbers_stay_strings(random_llava: Path, monkey
     class Counter:
         max_batch = None
 
-        def generate(self, images: Any, keys: Any, request: Any) -> list[str]:
-            return ["0"] * len(images)
+        def generate(self, images: Any, keys: Any, request: Any) -> list[engine.Generated]:
+            return [engine.Generated("0")] * len(images)
 
     monkeypatch.setattr(engine, "loaded", lambda key: Counter())
     for options in ({}, {"batched": True}):

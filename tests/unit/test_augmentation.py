@@ -13,7 +13,7 @@ from PIL import Image
 
 from hf_mllm_aug import Augment, Captioner, Shear, augment
 from hf_mllm_aug.captioners import engine
-from hf_mllm_aug.captioners.engine import Request
+from hf_mllm_aug.captioners.engine import Generated, Request
 from hf_mllm_aug.errors import CaptionError, ColumnError, ImageError, UnknownNameError, UsageError
 from hf_mllm_aug.images import to_rgb
 
@@ -28,9 +28,10 @@ class Talker:
 
     def generate(
         self, images: Sequence[Image.Image], keys: Sequence[str], request: Request
-    ) -> Sequence[str | ImageError]:
+    ) -> Sequence[Generated | ImageError]:
         self.requests.append(request)
-        return ["." if image.width == 7 else f"A {image.width} px St. Bernard. It barks." for image in images]
+        texts = ["." if image.width == 7 else f"A {image.width} px St. Bernard. It barks." for image in images]
+        return [Generated(text) for text in texts]
 
 
 @pytest.fixture
@@ -88,8 +89,8 @@ def test_the_papers_captions_need_the_papers_rule(rule: Any, caption: str, monke
     class Barker(Talker):
         def generate(
             self, images: Sequence[Image.Image], keys: Sequence[str], request: Request
-        ) -> Sequence[str | ImageError]:
-            return ["A dog! It runs on grass. Next"] * len(images)
+        ) -> Sequence[Generated | ImageError]:
+            return [Generated("A dog! It runs on grass. Next")] * len(images)
 
     monkeypatch.setattr(engine, "loaded", lambda key: Barker())
     paper = Augment(Captioner("otter", preset="paper"), shear=Shear(rule=rule))

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from hf_mllm_aug.captioners import Preset, engine, presets, register
-from hf_mllm_aug.captioners.engine import ModelKey, Request
+from hf_mllm_aug.captioners.engine import Generated, ModelKey, Request
 from hf_mllm_aug.errors import ImageError
 
 
@@ -20,15 +20,15 @@ class FakeEngine:
         self.max_batch: int | None = None
         self.calls: list[int] = []
         self.keys: list[ModelKey] = []
-        self.answers: Sequence[str | ImageError] | None = None
+        self.answers: Sequence[str] | None = None
 
     def generate(
         self, images: Sequence[Image.Image], keys: Sequence[str], request: Request
-    ) -> Sequence[str | ImageError]:
+    ) -> Sequence[Generated | ImageError]:
         self.calls.append(len(images))
         if self.answers is not None:
-            return self.answers
-        return [ImageError("refused") if i.width == 13 else f" a picture {i.width} wide. " for i in images]
+            return [Generated(answer) for answer in self.answers]
+        return [ImageError("refused") if i.width == 13 else Generated(f" a picture {i.width} wide. ") for i in images]
 
 
 @pytest.fixture

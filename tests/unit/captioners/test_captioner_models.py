@@ -218,3 +218,23 @@ def test_a_folder_that_was_written_anew_is_loaded_anew(random_llava: Path, tmp_p
     save_file({name: value.flip(0) for name, value in weights.items()}, folder / "model.safetensors", {"format": "pt"})
     assert captioner(row)[captioner.caption_column] != before
     assert sum(Path(key.source) == folder for key in engine._LOADED) == 1, "the old weights stay in memory"
+
+
+def test_an_engine_says_how_much_it_generated_and_why_it_ended(pictures: list[bytes]) -> None:
+    captioner = Captioner("tiny-llava")
+    model = engine.loaded(captioner.model_key("cpu"))
+    images = [Image.open(io.BytesIO(data)).convert("RGB") for data in pictures[:4]]
+
+    def reasons(**settings: Any) -> list[engine.Generated]:
+        request = replace(captioner, **settings).request
+        found = model.generate(images, ["", "", "", ""], request)
+        return [answer for answer in found if isinstance(answer, engine.Generated)]
+
+    whole, cut, short = reasons(), reasons(sentence_stop=True), reasons(max_new_tokens=1)
+    assert [answer.finish_reason for answer in whole] == ["stop"] * 4
+    assert {answer.finish_reason for answer in cut} <= {"stop", "sentence"}
+    assert [answer.finish_reason for answer in short] == ["length"] * 4
+    assert [answer.tokens for answer in short] == [1] * 4
+    for shorter, longer in zip(cut, whole, strict=True):
+        assert longer.text.startswith(shorter.text)
+        assert (shorter.tokens or 0) <= (longer.tokens or 0) <= captioner.max_new_tokens

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from hf_mllm_aug.captioners import Captioner
-from hf_mllm_aug.captioners.engine import Request
+from hf_mllm_aug.captioners.engine import Generated, Request
 from hf_mllm_aug.captioners.prompters.segments import SegmentPrompter
 from hf_mllm_aug.shearing import shear
 
@@ -89,20 +89,20 @@ def test_ids_and_captions_are_the_originals(case: str, row: int, model: Any, inp
     real = inputs[f"{case}.attention_mask"][row].bool()
     ids = prompter.inputs([row], "before<image>after")["input_ids"]  # type: ignore[list-item]
     assert ids[0].tolist() == inputs[f"{case}.input_ids"][row][real].tolist()
-    (text,) = TransformersEngine(model, prompter).generate([row], [""], request())  # type: ignore[list-item]
+    (found,) = TransformersEngine(model, prompter).generate([row], [""], request())  # type: ignore[list-item]
     greedy = EXPECTED["cases"][case]["greedy_ids"][row]
-    assert text == prompter.tokenizer.decode(greedy).strip()
-    assert isinstance(text, str)
-    assert shear(text, rule="seed") == EXPECTED["cases"][case]["captions"][row]
+    assert isinstance(found, Generated)
+    assert found.text == prompter.tokenizer.decode(greedy).strip()
+    assert shear(found.text, rule="seed") == EXPECTED["cases"][case]["captions"][row]
 
 
 def test_a_batch_gives_what_its_rows_give(model: Any, inputs: dict[str, torch.Tensor]) -> None:
     from hf_mllm_aug.captioners.transformers_engine import TransformersEngine
 
     prompter = prompter_of(model, inputs, "uniform", 0)
-    texts = TransformersEngine(model, prompter).generate([0, 1, 2], ["", "", ""], request())  # type: ignore[list-item]
+    answers = TransformersEngine(model, prompter).generate([0, 1, 2], ["", "", ""], request())  # type: ignore[list-item]
     expected = [prompter.tokenizer.decode(ids).strip() for ids in EXPECTED["cases"]["uniform"]["greedy_ids"]]
-    assert texts == expected
+    assert [answer.text for answer in answers if isinstance(answer, Generated)] == expected
 
 
 def given(inputs: dict[str, torch.Tensor], case: str, rows: slice = slice(None)) -> dict[str, torch.Tensor]:
