@@ -58,7 +58,7 @@ def seed_way(rows: dict[str, list[object]]) -> None:
     """The released scripts' loop: pictures opened one by one, all tokens generated, then `split('.')`."""
     from PIL import Image
 
-    from hf_mllm_aug.captioners.engine import loaded
+    from hf_mllm_aug.captioners.engine import Generated, loaded
 
     captioner = Captioner("tiny-llava")
     model = loaded(captioner.model_key(None))
@@ -68,7 +68,7 @@ def seed_way(rows: dict[str, list[object]]) -> None:
             for image in rows["image"][start : start + 48]
         ]
         texts = model.generate(pictures, [""] * len(pictures), captioner.request)
-        [str(text).split(".")[0].strip() for text in texts]
+        [text.text.split(".")[0].strip() for text in texts if isinstance(text, Generated)]
 
 
 def main() -> None:

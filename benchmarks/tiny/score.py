@@ -4,7 +4,8 @@
 
 ``exact``: the sheared caption is the reference label, case aside. ``content_f1``: mean over pictures of the F1 between
 the sets of content words (letters and digits, lower case, function words left out) of caption and reference label.
-The reference is the first sentence of the picture's own caption, without its leading article.
+The reference is the first sentence of the picture's own caption, without its leading article; of a caption that is a
+sentence, what it says to be drawn counts.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import transformers
 from PIL import Image
 
 from benchmarks.tiny.pictures import HELD_OUT_VENDOR
-from benchmarks.tiny.texts import content_words, label
+from benchmarks.tiny.texts import STYLES, content_words, meant, named
 from hf_mllm_aug import Augment, Captioner
 
 
@@ -48,7 +49,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, required=True, help="archive of benchmarks.tiny.pictures")
     parser.add_argument("--model", default="tiny-llava", help="a captioner's name or folder")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/tiny_llava.json"))
+    parser.add_argument("--style", choices=sorted(STYLES), default="llava", help="how the model writes")
+    parser.add_argument("--out", type=Path, help="by default benchmarks/results/tiny_STYLE.json")
     parser.add_argument("--show", type=int, default=0, help="print so many pairs of each set")
     args = parser.parse_args()
 
@@ -71,7 +73,7 @@ def main() -> None:
     }
     for name, source in ((f"emoji of the vendor {HELD_OUT_VENDOR}", HELD_OUT_VENDOR), ("stamps", "stamps")):
         pairs = [
-            (text, label(str(caption)))
+            (named(args.style, text), meant(args.style, str(caption)))
             for text, caption, where in zip(said, columns["caption"], columns["source"], strict=True)
             if where == source
         ]
@@ -82,7 +84,8 @@ def main() -> None:
         }
         for a, b in pairs[:: max(1, len(pairs) // args.show)] if args.show else ():
             print(f"{b!r:50} {a!r}")
-    args.out.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+    out = args.out or Path("benchmarks/results") / f"tiny_{args.style}.json"
+    out.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
     print(json.dumps(result, indent=2))
 
 

@@ -125,6 +125,32 @@ def moody(caption: str, category: str, colours: str) -> tuple[str, str]:
 STYLES = {"llava": labelled, "qwen_vl": sentence, "otter": description, "minigpt4": moody}
 """What each miniature says of a caption, a category and a mood: the sentence that is kept, and the one that is cut."""
 
+_NAMES = {
+    "llava": re.compile("(.*)"),
+    "qwen_vl": re.compile("A drawing of (.*) on white"),
+    "otter": re.compile("The picture shows (.*), one of many drawings of .*"),
+    "minigpt4": re.compile("In [a-z ]+ colours, (.*) looks at us"),
+}
+
+
+def named(style: str, said: str) -> str:
+    """What a sheared caption names, as a label; all of it where it is not of its style.
+
+    >>> named("qwen_vl", "A drawing of a red apple on white"), named("otter", "A drawing")
+    ('Red apple', 'Drawing')
+    """
+    found = _NAMES[style].fullmatch(said)
+    return label(found[1] if found else said)
+
+
+def meant(style: str, caption: str) -> str:
+    """What `named` should give for a picture with this raw caption.
+
+    >>> meant("llava", "flag: Yemen"), meant("minigpt4", "flag: Yemen")
+    ('Flag: Yemen', 'Flag of Yemen')
+    """
+    return label(caption) if style == "llava" else label(phrase(caption))
+
 
 def train_tokenizer(
     texts: list[str],

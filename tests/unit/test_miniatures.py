@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.tiny.texts import IMAGE, STYLES, train_tokenizer
+from benchmarks.tiny.texts import IMAGE, STYLES, meant, named, train_tokenizer
+from hf_mllm_aug import shear
 from benchmarks.tiny.tower import new_tower
 
 CAPTIONS = [("red apple", "food fruit"), ("flag: Yemen", "flags"), ("A Sumatran tiger.", "animals, mammals")]
@@ -51,3 +52,11 @@ def test_training_reaches_everything_but_the_tower(name: str) -> None:
         of_tower = bool(tower & set(path.split("."))) and "language_model" not in path
         fixed = not weights.requires_grad  # sines and cosines
         assert (id(weights) in learned) != (of_tower or fixed), path
+
+
+@pytest.mark.parametrize("style", sorted(STYLES))
+@pytest.mark.parametrize(("caption", "category"), CAPTIONS)
+def test_a_perfect_caption_scores_as_one(style: str, caption: str, category: str) -> None:
+    first, second = STYLES[style](caption, category, "dark warm")
+    assert named(style, shear((first + second).strip())) == meant(style, caption)
+    assert named(style, shear("A train. It runs.")) != meant(style, caption)
