@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hf_mllm_aug.loaders.pairs import load_pairs as load_pairs
     from hf_mllm_aug.loaders.pairs import save_pairs as save_pairs
     from hf_mllm_aug.loaders.yfcc15m import load_yfcc15m as load_yfcc15m
+    from hf_mllm_aug.long_runs import run as run
     from hf_mllm_aug.metrics import metric_path as metric_path
     from hf_mllm_aug.publish import push_to_hub as push_to_hub
     from hf_mllm_aug.retrieval import retrieval_recall as retrieval_recall
@@ -48,6 +49,7 @@ _HOME = {
     "metric_path": "metrics",
     "push_to_hub": "publish",
     "retrieval_recall": "retrieval",
+    "run": "long_runs",
     "save_configs": "configs",
     "save_pairs": "loaders.pairs",
     "shear": "shearing",

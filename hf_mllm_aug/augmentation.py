@@ -138,7 +138,7 @@ class Augment:
         references = self._references(rows)
         columns: dict[str, Column] = {}
         for captioner, captions in zip(self.members, caption_rows(self.members, rows, rank), strict=True):
-            sheared = [self._sheared(caption, raw) for caption, raw in zip(captions, references, strict=True)]
+            sheared = [self.sheared(caption, raw) for caption, raw in zip(captions, references, strict=True)]
             columns[captioner.caption_column] = [caption.text for caption in sheared]
             if self.keep_unsheared:
                 columns[captioner.generated_column] = [caption.text for caption in captions]
@@ -150,7 +150,13 @@ class Augment:
             return [None] * len(rows)
         return rows.column(self.shear.reference_column, "give Shear(reference_column=) the column of the raw captions")
 
-    def _sheared(self, caption: Caption, reference: str | None) -> Caption:
+    def sheared(self, caption: Caption, reference: str | None) -> Caption:
+        """A caption cut as the settings say.
+
+        Args:
+            caption: As it was generated.
+            reference: The raw caption of the row, where shearing goes by its length.
+        """
         if self.shear is None or caption.text is None:
             return caption
         text = self.shear.one(caption.text, reference)

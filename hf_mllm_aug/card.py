@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from hf_mllm_aug import __version__, schema
 from hf_mllm_aug.captioners.decoding import NEUTRAL
 from hf_mllm_aug.card_facts import ConfigFacts, collect, describe, samples
+from hf_mllm_aug.card_template import open_template
 from hf_mllm_aug.configs import check_config_names, config_metadata
-from hf_mllm_aug.errors import UnknownNameError, UsageError
 from hf_mllm_aug.parquet_shards import WrittenSplit, published_features
-from hf_mllm_aug.safe_text import inert, plain, scrub, scrub_values
+from hf_mllm_aug.safe_text import plain, scrub, scrub_values
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -61,6 +61,7 @@ def build_card(
     license: str | None = None,  # noqa: A002 (the card's own word)
     languages: Sequence[str] = ("en",),
     tags: Sequence[str] = (),
+    command: Sequence[str] = (),
     sample_rows: int = 5,
 ) -> DatasetCard:
     """Build the card of a data set from its configs.
@@ -70,7 +71,9 @@ def build_card(
         captioners: `Captioner` objects, their ``describe()``, or names: model, revision, prompt and decoding of each
             are shown beside the config of its name.
         shear: The `Shear` that was applied, its ``describe()``, or a sentence about it.
-        template: The name of a template in ``cards/``, or the path of a Jinja file of your own; None is ``default``.
+        template: The name of a template in ``cards/`` (``"cc3m"``, ``"cc12m"``, ``"yfcc15m"``), or the path of a Jinja
+            file of your own; None is ``default``. A template may bring metadata of its data set, see `card_template`:
+            its lists are added to, its other fields hold unless they are given here.
         repo_id: The repository, for the code that loads it. `push_to_hub` fills it in where it is not known yet.
         pretty_name: The title.
         description: A paragraph about this data set.
@@ -78,6 +81,7 @@ def build_card(
         license: The licence of the captions, as the Hub abbreviates it: ``"cc-by-4.0"``.
         languages: ISO 639 codes of the captions' languages.
         tags: Further tags.
+        command: The words of the command that makes this data set again; local paths in it are cut to their names.
         sample_rows: How many rows are shown.
 
     Returns:
@@ -104,7 +108,9 @@ def build_card(
     check_config_names(named)
     given = list(captioners) if isinstance(captioners, (list, tuple)) else [captioners]
     facts = collect(named, given)
-    title = pretty_name or (repo_id.split("/")[-1] if repo_id else "Image captions by multimodal LLMs")
+    base = open_template(template)
+    title = pretty_name or base.metadata.get("pretty_name")
+    title = str(title or (repo_id.split("/")[-1] if repo_id else "Image captions by multimodal LLMs"))
     metadata: dict[str, Any] = {
         "pretty_name": plain(title, 200),
         "license": license,
@@ -115,6 +121,7 @@ def build_card(
         "tags": [*_TAGS, *(plain(tag, 100) for tag in tags)],
         **config_metadata(_unwritten(named)),
     }
+    metadata = _with_template(metadata, base.metadata)
     data = DatasetCardData(**{key: value for key, value in scrub_values(metadata).items() if value is not None})
     values = {
         "title": title,
@@ -127,66 +134,30 @@ def build_card(
         "shear": _shear_text(shear),
         "split": next(iter(next(iter(named.values())))),
         "samples": samples(named, sample_rows),
+        "command": list(command),
         "version": __version__,
         "settings": _settings,
         "variant": _variant,
     }
-    body = scrub(_render(template, values))
+    body = scrub(base.render(values))
     return DatasetCard(f"---\n{data.to_yaml()}\n---\n\n{body.strip()}\n", ignore_metadata_errors=True)
 
 
-def template_path(template: str | Path | None = None) -> Path:
-    """The file of a card template.
+def _with_template(own: Mapping[str, Any], template: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata of a card and those of its template: lists united, the template's first; else the card's own hold.
 
-    Args:
-        template: A name in ``cards/``, a path, or None for ``default``.
-
-    Raises:
-        UnknownNameError: There is none.
-
-    >>> template_path("default").name
-    'default.md'
+    >>> _with_template({"license": None, "tags": ["a"]}, {"license": "other", "license_name": "x", "tags": ["b", "a"]})
+    {'license': 'other', 'license_name': 'x', 'tags': ['b', 'a']}
     """
-    if isinstance(template, Path) or (template and template.endswith((".md", ".jinja", ".j2"))):
-        if Path(template).is_file():
-            return Path(template)
-        raise UsageError(f"no such card template: {template}.")
-    package = Path(__file__).parent
-    # In an installed package the templates lie inside it, in a checkout beside it.
-    homes = [home for home in (package / "_cards", package.parent / "cards") if home.is_dir()]
-    known = {file.stem: file for home in reversed(homes) for file in home.glob("*.md")}
-    name = template or "default"
-    if name not in known:
-        raise UnknownNameError("card template", name, known, "Or pass the path of a Jinja file.")
-    return known[name]
-
-
-def _render(template: str | Path | None, values: Mapping[str, Any]) -> str:
-    import jinja2
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-    from markupsafe import Markup
-
-    def safe(value: Any) -> Any:
-        if isinstance(value, (jinja2.Undefined, Markup)):  # an undefined value raises when it is printed
-            return value
-        return "" if value is None else inert(value)
-
-    environment = ImmutableSandboxedEnvironment(
-        finalize=safe,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    # For the code in a card, where character references would be shown as they are written.
-    environment.filters["code"] = lambda value: Markup(re.sub(r"[^A-Za-z0-9._+/-]", "", str(value)))
-    environment.filters["clip"] = lambda value, limit: None if value is None else plain(scrub(str(value)), limit)
-    path = template_path(template)
-    try:
-        return environment.from_string(path.read_text(encoding="utf-8")).render(**values)
-    except jinja2.TemplateError as error:
-        line = getattr(error, "lineno", None)
-        raise UsageError(f"card template {path.name}{f', line {line}' if line else ''}: {error}") from error
+    merged = dict(template)
+    if own.get("license") is not None:  # the name and the text of another licence do not belong to it
+        merged = {name: value for name, value in merged.items() if not name.startswith("license")}
+    for name, value in own.items():
+        if isinstance(value, list) and isinstance(merged.get(name), list):
+            merged[name] = list(dict.fromkeys([*merged[name], *value]))
+        elif value is not None or name not in merged:
+            merged[name] = value
+    return merged
 
 
 def _unwritten(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, WrittenSplit]]:

@@ -22,6 +22,7 @@ from hf_mllm_aug.commands.demo import demo
 from hf_mllm_aug.commands.evaluate import evaluate
 from hf_mllm_aug.commands.failures import INTERRUPTED, exit_code, explain
 from hf_mllm_aug.commands.models import models
+from hf_mllm_aug.commands.plan import plan
 from hf_mllm_aug.commands.publish import publish
 from hf_mllm_aug.commands.shear import shear
 
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 app.command(epilog="Example: hf-mllm-aug demo")(demo)
 app.command(epilog="Example: hf-mllm-aug caption photos/ --captioner tiny-llava --out captions")(caption)
+app.command(epilog="Example: hf-mllm-aug plan photos/ --captioner tiny-llava --rows 1000000")(plan)
 app.command(epilog="Example: hf-mllm-aug shear captions --out captions-short --rule raw")(shear)
 app.command(epilog="Example: hf-mllm-aug publish captions OWNER/NAME --private")(publish)
 app.command(epilog="Example: hf-mllm-aug evaluate --model openai/clip-vit-base-patch32 --dataset captions")(evaluate)

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from hf_mllm_aug import Augment
 
 PICTURES = Path(__file__).parent / "demo_data"
-CAPTIONER = "tiny-llava"
 ENCODER = "tiny-clip"
 LOCAL_REPO = "local/mllm-aug-demo"
 
@@ -86,12 +85,19 @@ def prepare_output(out: Path) -> Path:
     return out / "dataset"
 
 
+def captioners() -> list[str]:
+    """The names of the miniatures whose weights are installed."""
+    from hf_mllm_aug.captioners.presets import PRESETS
+
+    return [preset.name for preset in PRESETS.values() if preset.embedded]
+
+
 def caption_pictures() -> tuple[Dataset, Augment]:
-    """Caption the pictures; what was generated is kept, so that what shearing cut off can be shown."""
+    """Caption the pictures with each miniature; what was generated is kept, so that it can be shown what was cut."""
     from hf_mllm_aug import Augment
     from hf_mllm_aug.loaders.picture_folder import load_picture_folder
 
-    augment = Augment(CAPTIONER, keep_unsheared=True)
+    augment = Augment(captioners(), keep_unsheared=True)
     rows = load_picture_folder(PICTURES)
     return rows.map(augment, batched=True, features=augment.features(rows.features)), augment
 
@@ -107,7 +113,7 @@ def stage(rows: Dataset, augment: Augment, folder: Path) -> dict[str, Dataset]:
         captioners=list(augment.members),
         shear=augment.shear,
         pretty_name="hf-mllm-aug demo",
-        description="The pictures that come with hf-mllm-aug, captioned by a miniature model. No training data.",
+        description="The pictures that come with hf-mllm-aug, captioned by miniature models. No training data.",
         source="Open Clip Art; the columns creator and license name the authors and their terms.",
     )
     keep_record(card, augment.describe())

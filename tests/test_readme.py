@@ -18,7 +18,7 @@ from hf_mllm_aug.loopback_hub import LoopbackHub
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-COMMANDS = ["demo", "caption", "shear", "publish", "evaluate", "models", "convert"]
+COMMANDS = ["demo", "caption", "plan", "shear", "publish", "evaluate", "models", "convert"]
 
 RUNNER = """
 import sys

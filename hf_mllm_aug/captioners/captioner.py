@@ -9,13 +9,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import hf_mllm_aug
 from hf_mllm_aug import schema
-from hf_mllm_aug.captioners import decoding, identity, preset_data, presets
+from hf_mllm_aug.captioners import decoding, description, identity, preset_data, presets, servers, suits
 from hf_mllm_aug.captioners.devices import full_name
-from hf_mllm_aug.captioners.engine import ModelKey, Request, check_engine
+from hf_mllm_aug.captioners.engine import ENGINES, EngineKind, ModelKey, Request, check_engine
 from hf_mllm_aug.captioners.pipeline import Caption, caption_rows
-from hf_mllm_aug.captioners.prompters.forms import DOCUMENTED, documented_prompt
+from hf_mllm_aug.captioners.prompters.forms import DOCUMENTED
 from hf_mllm_aug.captioners.rows import Column, hand_back, read_rows
 from hf_mllm_aug.errors import CheckpointError, UnknownNameError, UsageError
 
@@ -40,7 +39,8 @@ class Captioner:
     Args:
         model: A preset (`captioners.PRESETS`), a Hub id ``org/name`` of an image-text-to-text model, or a local folder.
             A folder of one of the paper's MLLMs is asked as the preset of that MLLM says; a Hub id of one is given as
-            ``checkpoint`` of that preset, for what it is shows only when it is loaded.
+            ``checkpoint`` of that preset, for what it is shows only when it is loaded. With ``engine="openai"`` the
+            name that the server has for its model, whatever it looks like.
         checkpoint: With a preset's name: the folder or Hub id to take in place of its checkpoint. ``"minigpt-4"``
             needs it, for nobody publishes one ready to use.
         preset: How the MLLM is asked: ``"default"``, or ``"paper"`` for what the paper's scripts do, prompt, decoding
@@ -55,13 +55,17 @@ class Captioner:
         generation: Decoding parameters over those of the preset, by the names of `transformers`; see
             `decoding.NEUTRAL`.
         seed: For sampling. A row's caption depends on the seed and its key, not on the rows around it.
-        batch_size: Pictures a generate call, however many `map` passes. None: the preset's. Halved when GPU memory is
-            short.
+        batch_size: Pictures a generate call, however many `map` passes; of a server, requests at a time. None: the
+            preset's or the engine's. Halved when GPU memory is short.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; None: the best that is there, and with
             ``map(with_rank=True)`` the GPU number rank modulo their count.
         dtype: ``"auto"`` (float32 on a CPU; bfloat16 on a GPU, or float16 where it lacks that), or its name.
-        engine: What runs the model.
-        revision: Commit, branch or tag on the Hub. A branch that moves is not noticed by `map`'s cache.
+        engine: What runs the model: ``"transformers"``; ``"vllm"``, on this machine's GPU; ``"openai"``, any server
+            that speaks OpenAI's language.
+        base_url: Of the server, such as ``"http://127.0.0.1:8000/v1"``. None: what ``OPENAI_BASE_URL`` says. It is in
+            no hash: captions are the model's, whoever serves it. The server's key is read from ``OPENAI_API_KEY``.
+        revision: Commit, branch or tag on the Hub. A branch that moves is not noticed by `map`'s cache. Of a server's
+            model it is written down, and not checked.
         on_error: ``"null"``, or ``"raise"`` to end at the first picture that cannot be captioned.
         sentence_stop: End a row's decoding once its first sentence is over, and the caption with it. Its sheared form
             is the same as without. Ignored with beams.
@@ -97,6 +101,7 @@ class Captioner:
     device: str | None = field(default=None, kw_only=True)
     dtype: str = field(default="auto", kw_only=True)
     engine: str = field(default="transformers", kw_only=True)
+    base_url: str | None = field(default=None, kw_only=True)
     revision: str | None = field(default=None, kw_only=True)
     on_error: Literal["null", "raise"] = field(default="null", kw_only=True)
     sentence_stop: bool = field(default=False, kw_only=True)
@@ -110,9 +115,9 @@ class Captioner:
             object.__setattr__(self, "checkpoint", os.fspath(self.checkpoint))
         if self.generation is not None:
             object.__setattr__(self, "generation", dict(self.generation))
+        check_engine(self.engine)
         self._check_model()
         presets.check_variant(self.preset, self.mllm, self.label)
-        check_engine(self.engine)
         for argument, value, known in (
             ("dtype", self.dtype, _DTYPES),
             ("on_error", self.on_error, ("null", "raise")),
@@ -125,18 +130,21 @@ class Captioner:
                 raise UsageError(f"{argument}={count!r} must be an integer of 1 or more")
         presets.check_prompt(self.resolved_prompt)
         decoding.resolve(self.decoding)
+        suits.check(self)
         if not schema.slug(self.label):
             raise UsageError(f"{self.label!r} has no letter a-z or digit to name columns after; pass name=")
         if self.caption_column in (self.error_column, self.image_column, self.key_column):
             raise UsageError(f"output_column={self.caption_column!r} is the name of another column of the captioner")
-        if self.own_folder is not None:
+        if self.own_folder is not None or self.base_url is not None:
             identity.hash_by_content(type(self))
 
     def _check_model(self) -> None:
         if self.named is None and self.checkpoint is not None:
             known = ", ".join(presets.PRESETS)
             raise UsageError(f"checkpoint= goes with a preset's name ({known}), but model is {self._model!r}")
-        given = self._given
+        given = self.given
+        if self.served:  # it alone knows its names
+            return
         if given is not None and not os.path.isdir(given) and not _HUB_ID.fullmatch(given):
             if "/" in given or "\\" in given or self.checkpoint is not None:
                 raise UsageError(f"captioner {given!r}: there is no such folder")
@@ -150,11 +158,21 @@ class Captioner:
         return os.fspath(self.model)
 
     @property
-    def _given(self) -> str | None:
+    def given(self) -> str | None:
         """The checkpoint that the caller names: a Hub id or a folder; None if it is the preset's."""
         if self.checkpoint is not None:
             return os.fspath(self.checkpoint)
         return self._model if self.named is None else None
+
+    @property
+    def kind(self) -> EngineKind:
+        """What is known of the engine."""
+        return ENGINES[self.engine]
+
+    @property
+    def served(self) -> bool:
+        """Whether a server has the model: its name is then none of a folder's here."""
+        return self.kind.server
 
     @property
     def named(self) -> presets.Preset | None:
@@ -164,7 +182,9 @@ class Captioner:
     @property
     def mllm(self) -> presets.Preset | None:
         """The preset by which the model is asked: that of the name, or that of the checkpoint's architecture."""
-        return self.named or presets.of_checkpoint(self._model)
+        if self.named is not None or (self.served and os.path.isdir(self._model)):
+            return self.named
+        return presets.of_checkpoint(self._model)
 
     @property
     def variant(self) -> presets.Variant:
@@ -177,21 +197,23 @@ class Captioner:
     @property
     def source(self) -> str | None:
         """Where the checkpoint is: a Hub id or a folder; None where it has yet to be made."""
-        if self._given is not None or self.named is None:
-            return self._given
+        if self.given is not None or self.named is None:
+            return self.given
         return None if self.named.source is None else str(self.named.source)
 
     @property
     def folder(self) -> Path | None:
-        """The checkpoint's folder; None for one on the Hub."""
-        if self._given is None and self.named is not None:
+        """The checkpoint's folder; None for one on the Hub or on a server."""
+        if self.served:
+            return None
+        if self.given is None and self.named is not None:
             return self.named.source if isinstance(self.named.source, Path) else None
-        return Path(self._given) if self._given is not None and os.path.isdir(self._given) else None
+        return Path(self.given) if self.given is not None and os.path.isdir(self.given) else None
 
     @property
     def own_folder(self) -> Path | None:
         """The checkpoint's folder, unless it is of this package: its files may change, and be elsewhere tomorrow."""
-        embedded = self._given is None and self._model in preset_data.BUILT_IN
+        embedded = self.given is None and self._model in preset_data.BUILT_IN
         return None if embedded else self.folder
 
     @property
@@ -199,6 +221,8 @@ class Captioner:
         """The captioner's name; never a path."""
         if self.name is not None:
             return self.name
+        if self.served:
+            return self._model.rstrip("/").rpartition("/")[2] if os.path.isabs(self._model) else self._model
         if self.named is not None or self.folder is None:
             return self._model
         return self.folder.resolve().name
@@ -225,13 +249,16 @@ class Captioner:
 
     @property
     def resolved_prompt_style(self) -> str:
-        """As ``prompt_style``; ``"auto"`` where the checkpoint decides."""
+        """As ``prompt_style``; ``"auto"`` where the checkpoint decides. Servers ask by their chat template."""
+        if self.served:
+            return "chat"
         return self.mllm.prompt_style if self.mllm and self.prompt_style == "auto" else self.prompt_style
 
     @property
     def resolved_revision(self) -> str | None:
         """The revision that is asked for."""
-        return self.revision if self.revision is not None or self._given or not self.named else self.named.revision
+        named = None if self.given or self.served else self.named
+        return self.revision if self.revision is not None or named is None else named.revision
 
     @property
     def decoding(self) -> dict[str, Any]:
@@ -241,7 +268,8 @@ class Captioner:
     @property
     def micro_batch(self) -> int:
         """Pictures a generate call."""
-        return self.batch_size or (self.mllm.batch_size if self.mllm else _DEFAULT_BATCH_SIZE)
+        preset_size = self.mllm.batch_size if self.mllm else _DEFAULT_BATCH_SIZE
+        return self.batch_size or self.kind.batch_size or preset_size
 
     @property
     def request(self) -> Request:
@@ -262,25 +290,23 @@ class Captioner:
 
         Raises:
             CheckpointError: The preset's checkpoint has yet to be made.
-            UsageError: The device is a GPU, which cannot be used in a forked process.
+            UsageError: The device is a GPU, which cannot be used in a forked process; or no server was named.
         """
         if self.source is None:
-            make = self.named.make if self.named else ""
+            absent = self.named.absent if self.named else ""
             here = os.path.join(os.curdir, self._model)
             found = f" A folder of this name is here: checkpoint={here!r}" if os.path.isdir(here) else ""
-            raise CheckpointError(
-                f"captioner {self.label!r} needs a checkpoint of your own making, for nobody publishes one ready to "
-                f"use. To do: {make} (see its --help), then Captioner({self._model!r}, checkpoint=FOLDER).{found}"
-            )
+            raise CheckpointError(f"captioner {self.label!r} {absent}{found}")
         return ModelKey(
             engine=self.engine,
             source=self.source,
             revision=self.resolved_revision,
             dtype=self.dtype,
-            device=full_name(device) if self.engine == "transformers" else device,
+            device=full_name(device) if self.kind.device else None,
             prompt_style=self.resolved_prompt_style,
             digest=identity.digest(self.own_folder) if self.own_folder is not None else None,
             preset=self.mllm.name if self.mllm else None,
+            base_url=servers.address(self.base_url) if self.served else None,
         )
 
     def settings(self) -> dict[str, Any]:
@@ -298,54 +324,7 @@ class Captioner:
         >>> Captioner().describe()["decoding"]["max_new_tokens"]
         30
         """
-        mllm, folder = self.mllm, self.folder
-        published = mllm if self._is_published else None
-        return {
-            "name": self.label,
-            "model": self.label if folder is not None or self.source is None else self.source,
-            "revision": self.resolved_revision,
-            "digest": identity.digest(folder) if folder is not None else None,
-            "engine": self.engine,
-            "preset": mllm.name if mllm else None,
-            "variant": self.preset,
-            "variants": {name: variant.describe() for name, variant in mllm.variants.items()} if mllm else {},
-            "prompt": self._spoken_prompt(),
-            "prompt_style": self.resolved_prompt_style,
-            "decoding": {
-                **self.decoding,
-                "max_new_tokens": self.max_new_tokens,
-                "seed": self.seed,
-                "sentence_stop": self.request.sentence_stop,
-                "language": self.language,
-            },
-            "clean_up": self.variant.clean_up.describe(),
-            "dtype": self.dtype,
-            "package": f"hf-mllm-aug {hf_mllm_aug.__version__}",
-            "description": published.description if published else "",
-            "licence": published.licence if published else None,
-            "citation": mllm.citation if mllm else None,
-        }
-
-    @property
-    def _is_published(self) -> bool:
-        """Whether the weights are those that the preset describes: an architecture does not say whose they are."""
-        if self.mllm is None:
-            return False
-        made = self.named is not None and self.named.source is None  # each of the same published parts
-        return made or self._given is None or self._given == str(self.mllm.source)
-
-    def _spoken_prompt(self) -> str:
-        """The question in words, as soon as the checkpoint is on this machine."""
-        folder = self.folder
-        if self.resolved_prompt != DOCUMENTED or self.source is None:
-            return self.resolved_prompt
-        if folder is None:
-            from huggingface_hub import try_to_load_from_cache
-
-            config = try_to_load_from_cache(self.source, "config.json", revision=self.resolved_revision)
-            folder = Path(config).parent if isinstance(config, str) else None
-        prompt = documented_prompt(folder, self.resolved_prompt_style) if folder is not None else None
-        return DOCUMENTED if prompt is None else prompt
+        return description.describe(self)
 
     def __call__(self, batch: Mapping[str, Any], rank: int | None = None) -> dict[str, Any]:
         """Caption a batch or one example.

@@ -1,4 +1,4 @@
-"""What every engine must do, and the models that are loaded.
+"""The engines, what each must do, and the models that are loaded.
 
 An engine turns RGB pictures into texts. It is asked through `Engine.generate` with the pictures of one micro-batch
 and a `Request`; it keeps no order, no rows and no columns, so that an engine on a server and one on this machine look
@@ -12,13 +12,15 @@ import importlib
 import os
 import sys
 import threading
+import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from hf_mllm_aug import checkpoints
 from hf_mllm_aug.captioners.cleanup import CleanUp
-from hf_mllm_aug.errors import ImageError, UnknownNameError
+from hf_mllm_aug.captioners.decoding import NEUTRAL
+from hf_mllm_aug.errors import ImageError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     from PIL import Image as PilImage
@@ -30,13 +32,14 @@ class ModelKey:
 
     Args:
         engine: The engine's name.
-        source: A Hub id or a folder.
+        source: A Hub id, a folder, or the name that a server has for its model.
         revision: The Hub commit, branch or tag; None for the head.
         dtype: ``"auto"`` or the name of a torch type.
         device: ``"cpu"``, ``"cuda:0"``, ..., one name a device; None for the best that is there.
         prompt_style: As `captioners.prompters` has them; ``"auto"`` to go by what the checkpoint has.
         digest: Of the files of a folder of the caller's own, which may be written anew; None for other sources.
         preset: The preset by which the model is asked, which its architecture has to suit; None without one.
+        base_url: Where the server is, for an engine that asks one.
     """
 
     engine: str
@@ -47,6 +50,7 @@ class ModelKey:
     prompt_style: str = "auto"
     digest: str | None = None
     preset: str | None = None
+    base_url: str | None = None
 
     @property
     def label(self) -> str:
@@ -85,7 +89,8 @@ class Generated(NamedTuple):
 
     Args:
         text: Without special tokens, and not cleaned up.
-        tokens: How many tokens were generated for it, an end token not counted; None where an engine does not say.
+        tokens: How many tokens were generated for it, an end token not counted; None where an engine does not say. A
+            server counts as it likes, most of them the end token, too.
         finish_reason: ``"stop"``: the model ended it. ``"length"``: ``max_new_tokens`` did. ``"sentence"``: decoding
             was ended where clean-up or shearing would cut.
     """
@@ -117,8 +122,64 @@ class Engine(Protocol):
         ...
 
 
-_ENGINES: dict[str, str] = {"transformers": "hf_mllm_aug.captioners.transformers_engine"}
-"""Each engine's module, which has a function ``load(key: ModelKey) -> Engine``; imported when first used."""
+@runtime_checkable
+class PreparingEngine(Engine, Protocol):
+    """An engine whose inputs are made by the CPU, which may do so while the model works on those before."""
+
+    def prepare(self, images: Sequence[PilImage.Image], request: Request) -> Any:
+        """Make the inputs of a micro-batch, in any thread.
+
+        Args:
+            images: (n,) pictures of mode RGB.
+            request: As for `generate`.
+
+        Returns:
+            What `generate` takes as ``prepared``; None where the inputs cannot be made, which `generate` will find,
+            too, and tell.
+        """
+        ...
+
+    def generate(
+        self,
+        images: Sequence[PilImage.Image],
+        keys: Sequence[str],
+        request: Request,
+        prepared: Any = None,
+    ) -> Sequence[Generated | ImageError]:
+        """As `Engine.generate`, with what `prepare` made of the same pictures and request."""
+        ...
+
+
+@dataclass(frozen=True)
+class EngineKind:
+    """What is known of an engine before it is imported.
+
+    Args:
+        module: Has a function ``load(key: ModelKey) -> Engine``; imported when first used.
+        server: Whether the model is a server's, which alone knows its files, device and number type.
+        device: Whether it can be told the device.
+        batch_size: Pictures a call; None for the preset's number, which is one for `transformers`.
+        lacks: Decoding parameters that it has not.
+    """
+
+    module: str
+    server: bool = False
+    device: bool = False
+    batch_size: int | None = None
+    lacks: tuple[str, ...] = ()
+
+
+_UNSERVED = ("num_beams", "no_repeat_ngram_size", "typical_p")
+
+ENGINES: Mapping[str, EngineKind] = types.MappingProxyType(
+    {
+        "transformers": EngineKind("hf_mllm_aug.captioners.transformers_engine", device=True),
+        # Both put batches together themselves, as requests come: a call should only never leave them idle.
+        "vllm": EngineKind("hf_mllm_aug.captioners.vllm_engine", batch_size=64, lacks=_UNSERVED),
+        "openai": EngineKind("hf_mllm_aug.captioners.openai_engine", server=True, batch_size=16, lacks=_UNSERVED),
+    }
+)
+"""By the name that `Captioner` takes."""
 
 _LOADED: dict[ModelKey, Engine] = {}
 _LOCK = threading.RLock()
@@ -136,8 +197,31 @@ def check_engine(name: str) -> None:
     Raises:
         UnknownNameError: It is not.
     """
-    if name not in _ENGINES:
-        raise UnknownNameError("engine", name, _ENGINES)
+    if name not in ENGINES:
+        raise UnknownNameError("engine", name, ENGINES)
+
+
+def check_decoding(name: str, decoding: Mapping[str, Any]) -> None:
+    """Make sure that an engine has all decoding parameters that are to change something.
+
+    Args:
+        name: The engine's.
+        decoding: Every parameter.
+
+    Raises:
+        UsageError: It has not.
+
+    >>> check_decoding("openai", {**NEUTRAL, "num_beams": 3})
+    Traceback (most recent call last):
+    ...
+    hf_mllm_aug.errors.UsageError: generation: the engine 'openai' has no num_beams; the engine 'transformers' has. ...
+    """
+    lacking = [parameter for parameter in ENGINES[name].lacks if decoding[parameter] != NEUTRAL[parameter]]
+    if lacking:
+        raise UsageError(
+            f"generation: the engine {name!r} has no {', '.join(lacking)}; the engine 'transformers' has. To do "
+            f"without: generation={{{lacking[0]!r}: None}}"
+        )
 
 
 def loaded(key: ModelKey) -> Engine:
@@ -151,7 +235,7 @@ def loaded(key: ModelKey) -> Engine:
         if key not in _LOADED:
             for stale in [other for other in _LOADED if _is_stale(other, key)]:
                 del _LOADED[stale]
-            _LOADED[key] = importlib.import_module(_ENGINES[key.engine]).load(key)
+            _LOADED[key] = importlib.import_module(ENGINES[key.engine].module).load(key)
         return _LOADED[key]
 
 

@@ -4,7 +4,7 @@
 `Captioner`'s pickle holds all that decides its captions, and nothing else: settings, the prompt and decoding they
 resolve to, a version of this code, and for a checkpoint in a folder the digest of its files. No model, so that the
 hash before and after loading is one; and where `datasets` hashes, no path, so that a folder that was moved or copied
-to another machine is the same captioner.
+to another machine is the same captioner, and no server's address, so that a job goes on when its server has moved.
 """
 
 from __future__ import annotations
@@ -52,16 +52,9 @@ def _digest(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> str:
     whole = hashlib.sha256()
     for name, _, _ in stamps:
         with open(folder / name, "rb") as file:
-            content = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else _sha256(file)
-        whole.update(f"{name}\0{content.hexdigest()}\n".encode())
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        whole.update(f"{name}\0{content}\n".encode())
     return whole.hexdigest()
-
-
-def _sha256(file: Any) -> Any:
-    content = hashlib.sha256()
-    for block in iter(lambda: file.read(1 << 20), b""):
-        content.update(block)
-    return content
 
 
 def identity(captioner: Captioner) -> dict[str, Any]:
@@ -105,17 +98,18 @@ def _rebuild(
 
 
 def _same_content(pickler: Any, captioner: Captioner) -> None:
-    """Write a captioner to `datasets`' hash: as in its pickle, but without the path of its checkpoint."""
-    function, (kind, settings, own, found) = reduced(captioner, captioner.settings())
+    """Write a captioner to `datasets`' hash: as in its pickle, but without the places of its checkpoint and server."""
+    function, (kind, settings, own, found) = reduced(captioner, {**captioner.settings(), "base_url": None})
     if captioner.own_folder is not None:
         settings, own = {**settings, "model": captioner.label, "checkpoint": None}, None
     pickler.save_reduce(function, (kind, settings, own, found), obj=captioner)
 
 
 def hash_by_content(kind: type[Captioner]) -> None:
-    """Make `datasets` hash captioners by the content of their checkpoint's folder.
+    """Make `datasets` hash captioners by the content of their checkpoint's folder, and whichever server is asked.
 
-    Only those whose checkpoint is in a folder of the caller's need it, so only they cost the import of `datasets`.
+    Only those whose checkpoint is in a folder of the caller's, or that name a server, need it, so only they cost the
+    import of `datasets`.
     The registry is the one through which `datasets` itself makes the hashes of tokenizers and tensors stable; it is
     not documented, and without it a captioner whose folder has moved is hashed anew, no more.
     """

@@ -1,16 +1,20 @@
 """The rows of one call, through decoding and one or several captioners.
 
-Pictures are decoded once for all captioners, in a few threads, while the models work on the pictures before them;
-only two windows of pictures are in memory at a time, however many rows `map` passes.
+Pictures are decoded once for all captioners, in a few threads, and the inputs of the next micro-batch are prepared in
+another, while the models work on the pictures before them; only three windows of pictures are in memory at a time,
+however many rows `map` passes.
 """
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import hashlib
 import os
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hf_mllm_aug.captioners import engine
@@ -43,6 +47,22 @@ class Caption:
     finish_reason: engine.FinishReason | None = None
 
 
+@dataclass
+class Stopwatch:
+    """Where the time of calls goes: seconds waited for decoded pictures, spent loading models, and in their engines."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time of a block to a phase."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
 @dataclass(frozen=True)
 class _Picture:
     index: int
@@ -50,13 +70,16 @@ class _Picture:
     key: str
 
 
-def caption_rows(captioners: Sequence[Captioner], rows: Rows, rank: int | None = None) -> list[list[Caption]]:
+def caption_rows(
+    captioners: Sequence[Captioner], rows: Rows, rank: int | None = None, watch: Stopwatch | None = None
+) -> list[list[Caption]]:
     """Caption rows with each of the captioners.
 
     Args:
         captioners: They read the same image column.
         rows: The rows.
         rank: The worker's number, which picks its GPU.
+        watch: Gets the seconds of the phases ``"decoding"``, ``"preparing"``, ``"loading"`` and ``"model"``.
 
     Returns:
         (len(captioners), len(rows)) captions.
@@ -72,23 +95,78 @@ def caption_rows(captioners: Sequence[Captioner], rows: Rows, rank: int | None =
     requests = [captioner.request for captioner in captioners]
     with_digest = any(request.decoding["do_sample"] for request in requests)
     window = max(captioner.micro_batch for captioner in captioners)
-    for pictures, failures in _decoded(rows, window, with_digest):
-        for captioner, request, column in zip(captioners, requests, captions, strict=True):
-            for index, error in failures:
-                column[index] = _failed(captioner, rows, index, error)
-            if not pictures:
-                continue
-            model = engine.loaded(_key(captioner, rows, rank))
-            for part in _parts(pictures, captioner, model):
-                for picture, result in zip(part, _generate(model, captioner, request, part), strict=True):
-                    if isinstance(result, ImageError):
-                        column[picture.index] = _failed(captioner, rows, picture.index, result)
-                    elif not (text := _cut(result.text, request)):
-                        nothing = ImageError("the model wrote nothing")
-                        column[picture.index] = _failed(captioner, rows, picture.index, nothing)
-                    else:
-                        column[picture.index] = Caption(text, None, result.tokens, result.finish_reason)
+    watch = Stopwatch() if watch is None else watch
+
+    def steps() -> Iterator[_Step]:
+        for pictures, failures in _decoded(rows, window, with_digest, watch):
+            for captioner, request, column in zip(captioners, requests, captions, strict=True):
+                for index, error in failures:
+                    column[index] = _failed(captioner, rows, index, error)
+                if not pictures:
+                    continue
+                with watch.phase("loading"):
+                    model = engine.loaded(_key(captioner, rows, rank))
+                for part in _parts(pictures, captioner, model):
+                    yield _Step(model, captioner, request, part, column)
+
+    for step, prepared in _prepared(steps(), watch):
+        with watch.phase("model"):
+            results = step.generate(prepared)
+        for picture, result in zip(step.part, results, strict=True):
+            if isinstance(result, ImageError):
+                step.column[picture.index] = _failed(step.captioner, rows, picture.index, result)
+            elif not (text := _cut(result.text, step.request)):
+                nothing = ImageError("the model wrote nothing")
+                step.column[picture.index] = _failed(step.captioner, rows, picture.index, nothing)
+            else:
+                step.column[picture.index] = Caption(text, None, result.tokens, result.finish_reason)
     return captions
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One micro-batch for one captioner, and where its captions go."""
+
+    model: engine.Engine
+    captioner: Captioner
+    request: engine.Request
+    part: list[_Picture]
+    column: list[Caption]
+
+    def prepare(self) -> Any:
+        """The inputs, where the engine makes them apart from generating; None where it does not."""
+        if not isinstance(self.model, engine.PreparingEngine):
+            return None
+        return self.model.prepare([picture.image for picture in self.part], self.request)
+
+    def generate(self, prepared: Any) -> Sequence[engine.Generated | ImageError]:
+        images, keys = [picture.image for picture in self.part], [picture.key for picture in self.part]
+        if isinstance(self.model, engine.PreparingEngine):
+            texts = self.model.generate(images, keys, self.request, prepared)
+        else:
+            texts = self.model.generate(images, keys, self.request)
+        if len(texts) != len(self.part):
+            name = self.captioner.engine
+            raise CaptionError(f"the engine {name!r} gave {len(texts)} captions for {len(self.part)} pictures")
+        return texts
+
+
+def _prepared(steps: Iterator[_Step], watch: Stopwatch) -> Iterator[tuple[_Step, Any]]:
+    """The steps with their inputs, which a thread prepares one step ahead."""
+    first, second = next(steps, None), next(steps, None)
+    if first is None or second is None:  # no thread for a single step
+        yield from ((step, None) for step in (first,) if step is not None)
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="prepare") as pool:
+        waiting = collections.deque((step, pool.submit(step.prepare)) for step in (first, second))
+        while waiting:
+            step, inputs = waiting.popleft()
+            with watch.phase("preparing"):
+                prepared = inputs.result()
+            yield step, prepared
+            following = next(steps, None)
+            if following is not None:
+                waiting.append((following, pool.submit(following.prepare)))
 
 
 def _parts(pictures: list[_Picture], captioner: Captioner, model: engine.Engine) -> Iterator[list[_Picture]]:
@@ -99,15 +177,6 @@ def _parts(pictures: list[_Picture], captioner: Captioner, model: engine.Engine)
         part = pictures[at : at + size]
         yield part
         at += len(part)
-
-
-def _generate(
-    model: engine.Engine, captioner: Captioner, request: engine.Request, part: list[_Picture]
-) -> Sequence[engine.Generated | ImageError]:
-    texts = model.generate([picture.image for picture in part], [picture.key for picture in part], request)
-    if len(texts) != len(part):
-        raise CaptionError(f"the engine {captioner.engine!r} gave {len(texts)} captions for {len(part)} pictures")
-    return texts
 
 
 def _cut(text: str, request: engine.Request) -> str:
@@ -156,7 +225,7 @@ def _device(captioner: Captioner, rank: int | None) -> str | None:
 
 
 def _decoded(
-    rows: Rows, window: int, with_digest: bool
+    rows: Rows, window: int, with_digest: bool, watch: Stopwatch
 ) -> Iterator[tuple[list[_Picture], list[tuple[int, ImageError]]]]:
     """Decode the rows' pictures, a window at a time, one window ahead."""
 
@@ -186,7 +255,9 @@ def _decoded(
         ahead = submit(0)
         for start in range(0, len(rows), window):
             current, ahead = ahead, submit(start + window)
-            yield sort([future.result() for future in current], start)
+            with watch.phase("decoding"):
+                found = [future.result() for future in current]
+            yield sort(found, start)
 
 
 def _pixel_key(image: PilImage.Image) -> str:

@@ -12,12 +12,17 @@ it decodes with ``clean_up_tokenization_spaces``, which takes away the space in 
 
 from __future__ import annotations
 
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from hf_mllm_aug.captioners.cleanup import CleanUp
 from hf_mllm_aug.captioners.presets import Preset, Variant, register
+from hf_mllm_aug.schema import slug
 
 _EMBEDDED = Path(__file__).parent / "tiny"
+_MINIATURES = find_spec("hf_mllm_aug_miniatures")  # a package of weights alone, which need not be installed
 
 _FULL_STOP = "."
 _TOP_K_UNSET = 50
@@ -72,13 +77,19 @@ _MINIGPT_4_PROMPT = (
     "Give the following image: <Img>ImageContent</Img>. You will be able to see the image once I provide it to you. "
     "Please answer my questions.###Human: <Img><image></Img> Describe in English:###Assistant: "
 )
+_MINIGPT_4_PAPER = Variant(
+    _MINIGPT_4_PROMPT,
+    {"do_sample": True, "temperature": 1.0, "top_p": 0.9, "top_k": _TOP_K_UNSET},
+    CleanUp(stops=("###", _FULL_STOP), restarts=("Assistant:",), dropped="\n\u200b"),
+)
+_MINIGPT_4_SHORT = _MINIGPT_4_PROMPT[_MINIGPT_4_PROMPT.index("###") :]  # a miniature has no use for a system message
 _OTTER_PROMPT = "<image> User: Describe in English: GPT: <answer>"
 _OTTER_DECODING = {"no_repeat_ngram_size": 3}
 _OTTER_END = "<|endofchunk|>"
 # Those of Qwen-VL's own evaluation of captions; without beams a length penalty changes nothing.
 _QWEN_VL_DECODING = {"min_new_tokens": 8}
 
-_BUILT_IN = (
+_FULL = (
     Preset(
         name="tiny-llava",
         source=_EMBEDDED / "llava",
@@ -115,11 +126,7 @@ _BUILT_IN = (
         prompt=_MINIGPT_4_PROMPT,
         prompt_style="native",
         clean_up=CleanUp(stops=("###",), prefixes=("Assistant:",), dropped="\u200b"),
-        paper=Variant(
-            _MINIGPT_4_PROMPT,
-            {"do_sample": True, "temperature": 1.0, "top_p": 0.9, "top_k": _TOP_K_UNSET},
-            CleanUp(stops=("###", _FULL_STOP), restarts=("Assistant:",), dropped="\n\u200b"),
-        ),
+        paper=_MINIGPT_4_PAPER,
         description="MiniGPT-4 on a Vicuna v0, put together from the parts that its authors publish.",
         licence="LLaMA License (non-commercial), from Vicuna v0",
         citation=_MINIGPT_4,
@@ -158,6 +165,40 @@ _BUILT_IN = (
         # The language models of its family have the same model type and no tower.
         recognised_by=({"model_type": "qwen", "visual.width": None}, {"model_type": "qwen", "vision_config": None}),
     ),
+)
+
+
+def _miniature(preset: Preset, of: str, **changes: Any) -> Preset:
+    """A preset's miniature, which is asked as the preset says."""
+    folder = f"tiny_{slug(preset.name)}"
+    roots = (_MINIATURES.submodule_search_locations if _MINIATURES else None) or []
+    return replace(
+        preset,
+        name=f"tiny-{preset.name}",
+        source=Path(roots[0]) / folder if roots else None,
+        package="hf-mllm-aug-miniatures",
+        make="",
+        description=f"A miniature of {of}, trained on the same drawings as tiny-llava; it writes sentences.",
+        licence="CC BY-SA 4.0",
+        citation=_PAPER,
+        batch_size=32,
+        recognised_by=(),
+        **changes,
+    )
+
+
+_BY_NAME = {preset.name: preset for preset in _FULL}
+_BUILT_IN = (
+    *_FULL[:1],
+    _miniature(
+        _BY_NAME["minigpt-4"],
+        "MiniGPT-4",
+        prompt=_MINIGPT_4_SHORT,
+        paper=replace(_MINIGPT_4_PAPER, prompt=_MINIGPT_4_SHORT),
+    ),
+    _miniature(_BY_NAME["qwen-vl"], "Qwen-VL"),
+    _miniature(_BY_NAME["otter"], "Otter"),
+    *_FULL[1:],
 )
 
 for _preset in _BUILT_IN:

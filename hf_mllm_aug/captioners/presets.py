@@ -66,6 +66,7 @@ class Preset:
         recognised_by: What a folder's ``config.json`` must say for this preset to apply to it: alternatives, each with
             dotted names and their values; None is any value.
         make: Where ``source`` is None, the command that makes a checkpoint.
+        package: The Python package that an embedded checkpoint comes with; ``source`` is None where it is not there.
     """
 
     name: str
@@ -82,11 +83,25 @@ class Preset:
     batch_size: int = 8
     recognised_by: tuple[Mapping[str, str | None], ...] = ()
     make: str = ""
+    package: str = "hf-mllm-aug"
 
     @property
     def embedded(self) -> bool:
-        """Whether the checkpoint comes with this package."""
+        """Whether the checkpoint is a folder of this package, or of the one that it comes with."""
         return isinstance(self.source, Path)
+
+    @property
+    def absent(self) -> str:
+        """Where ``source`` is None: why, and what to do."""
+        if self.package != "hf-mllm-aug":
+            return (
+                f"needs the package {self.package}, which is not installed. To do: pip install ./miniatures, in a copy "
+                "of this project's repository"
+            )
+        return (
+            "needs a checkpoint of your own making, for nobody publishes one ready to use. To do: "
+            f"{self.make} (see its --help), then Captioner({self.name!r}, checkpoint=FOLDER)."
+        )
 
     @property
     def variants(self) -> dict[str, Variant]:
@@ -137,7 +152,7 @@ def register(preset: Preset) -> None:
         raise UsageError(f"a captioner named {preset.name!r} is registered already")
     if not preset.name or "/" in preset.name or "\\" in preset.name:
         raise UsageError(f"captioner name {preset.name!r}: empty, or with a slash as Hub ids and folders have")
-    if preset.source is None and not preset.make:
+    if preset.source is None and not preset.make and preset.package == "hf-mllm-aug":
         raise UsageError(f"captioner {preset.name!r} has no source: say with make= how its checkpoint is made")
     for variant in preset.variants.values():
         decoding.resolve(variant.decoding)

@@ -7,8 +7,10 @@ either. Weights are read as safetensors where there are any, else as pickles wit
 
 from __future__ import annotations
 
+import copy
 import logging
 import pickle
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -53,16 +55,30 @@ class TransformersEngine:
         self._source, self._name = source, name
         self._model = model
         self._prompter = prompter
+        # A tokenizer must not be used by two threads at once: the prompter's encodes, this one decodes.
+        self._tokenizer = copy.deepcopy(prompter.tokenizer)
+        self._prompting = threading.Lock()
         self._special = _special_ids(model, prompter.tokenizer)
         # Whatever sampling a checkpoint suggests would fill the parameters that are not set.
         model.generation_config = _generation_config(**self._special)
 
+    def prepare(self, images: Sequence[PilImage.Image], request: Request) -> dict[str, torch.Tensor] | None:
+        """See `Engine.prepare`."""
+        try:
+            return self._inputs(images, request)
+        except Exception:  # noqa: BLE001 (`generate` meets it again, where it can be told of its picture)
+            return None
+
     def generate(
-        self, images: Sequence[PilImage.Image], keys: Sequence[str], request: Request
+        self,
+        images: Sequence[PilImage.Image],
+        keys: Sequence[str],
+        request: Request,
+        prepared: dict[str, torch.Tensor] | None = None,
     ) -> Sequence[Generated | ImageError]:
         """See `Engine.generate`."""
         try:
-            inputs = self._prompter.inputs(images, request.prompt)
+            inputs = prepared if prepared is not None else self._inputs(images, request)
         except AugError:
             raise
         except Exception as error:
@@ -82,6 +98,10 @@ class TransformersEngine:
         logger.warning("out of memory with %d pictures at once; going on with %d", len(images), self.max_batch)
         return self._halved(images, keys, request)
 
+    def _inputs(self, images: Sequence[PilImage.Image], request: Request) -> dict[str, torch.Tensor]:
+        with self._prompting:
+            return self._prompter.inputs(images, request.prompt)
+
     def _halved(
         self, images: Sequence[PilImage.Image], keys: Sequence[str], request: Request
     ) -> Sequence[Generated | ImageError]:
@@ -91,7 +111,7 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _decode(self, inputs: dict[str, torch.Tensor], keys: Sequence[str], request: Request) -> list[Generated]:
-        model, tokenizer = self._model, self._prompter.tokenizer
+        model, tokenizer = self._model, self._tokenizer
         decoding = request.decoding
         beams = decoding["num_beams"] > 1
         ends = self._ends(request.clean_up.stops)
@@ -129,7 +149,7 @@ class TransformersEngine:
         """
         ends = list(self._special["eos_token_id"] or [])
         if stops:
-            added = self._prompter.tokenizer.get_added_vocab()
+            added = self._tokenizer.get_added_vocab()
             ends += [added[stop] for stop in stops if stop in added and added[stop] not in ends]
         return ends
 

@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from pathlib import PurePath
-from typing import TYPE_CHECKING, Annotated
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from hf_mllm_aug import schema
-from hf_mllm_aug.captioners.presets import VariantName
 from hf_mllm_aug.commands import quiet
 from hf_mllm_aug.commands.options import (
+    BaseUrlOption,
+    BatchSizeOption,
     CaptionRuleOption,
     DebugOption,
+    EngineOption,
     ImageColumnOption,
     Images,
     MaxSamplesOption,
     OutOption,
+    PresetOption,
+    RunDirOption,
+    ShardSizeOption,
     SplitOption,
+    chosen_rule,
+    named,
+    run_folder,
 )
+from hf_mllm_aug.commands.outcomes import show_outcomes, show_resumption, show_speed, show_staged
 from hf_mllm_aug.commands.terminal import count, say
-from hf_mllm_aug.errors import CaptionError
-from hf_mllm_aug.loaders.picture_folder import SUFFIXES
+from hf_mllm_aug.errors import OutputExistsError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
     from datasets import Dataset
 
-    from hf_mllm_aug import Captioner
-
-_REASONS_SHOWN = 5
+    from hf_mllm_aug.long_runs import LongRun
 
 
 def caption(
@@ -53,17 +55,13 @@ def caption(
         ),
     ],
     out: OutOption,
-    preset: Annotated[
-        VariantName,
-        typer.Option("--preset", help="default, or paper: asked and cut as the paper's scripts did, by --rule seed."),
-    ] = "default",
+    preset: PresetOption = "default",
     split: SplitOption = None,
     image_column: ImageColumnOption = None,
     max_samples: MaxSamplesOption = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option("--batch-size", min=1, help="Pictures a model call; the captioner's own number if not given."),
-    ] = None,
+    batch_size: BatchSizeOption = None,
+    engine: EngineOption = "transformers",
+    base_url: BaseUrlOption = None,
     images: Annotated[
         Images, typer.Option("--images", help="embed = the pictures travel in the config `all`; none = captions only.")
     ] = "none",
@@ -71,116 +69,130 @@ def caption(
         bool, typer.Option("--keep-unsheared", help="Keep what each captioner generated, in columns generated_*.")
     ] = False,
     rule: CaptionRuleOption = None,
+    shard_size: ShardSizeOption = 1024,
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", metavar="I/N", help="For job arrays: work every Nth shard from I on; stage nothing."),
+    ] = None,
+    run_dir: RunDirOption = None,
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="Try the pictures again that failed in finished shards.")
+    ] = False,
+    log_json: Annotated[
+        Path | None, typer.Option("--log-json", metavar="FILE", help="Gets a line of JSON for each finished shard.")
+    ] = None,
+    executor: Annotated[
+        Literal["local", "ray"], typer.Option("--executor", help="What runs the captioners: this process, or Ray.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option("--address", help="Of a Ray cluster, or auto. Without it, one is started on this machine."),
+    ] = None,
     debug: DebugOption = False,
 ) -> None:
     """Caption the pictures of SOURCE into a staged data set.
 
     The captions are sheared, and staged as a Hub data set of several configs with its card. A picture that cannot be
-    captioned gets a null caption and a reason; no other row is affected.
+    captioned gets a null caption and a reason; no other row is affected. Finished shards are kept in the run folder:
+    after an interruption the same command goes on, and several may work on one folder at a time.
     """
-    from hf_mllm_aug import Augment, Captioner, Shear, build_card, save_configs, to_configs
-    from hf_mllm_aug.configs import check_config_names, config_name, split_name
-    from hf_mllm_aug.sources import is_hub_id, open_source
-    from hf_mllm_aug.staged import check_free, keep_record
+    from hf_mllm_aug import Captioner, Shear, to_configs
+    from hf_mllm_aug.configs import check_config_names, config_name
+    from hf_mllm_aug.long_runs import LongRun
+    from hf_mllm_aug.long_runs.long_run import parse_piece
+    from hf_mllm_aug.sources import open_source
 
     # Whatever can be refused is refused before the work, so that no caption is lost to it.
-    check_free(out)
+    parse_piece(shard)
+    folder = run_folder(out, run_dir)
+    _check_output(out, folder)
     captioners = [
-        Captioner(name, checkpoint=checkpoint, preset=preset, batch_size=batch_size)
+        Captioner(name, checkpoint=checkpoint, preset=preset, batch_size=batch_size, engine=engine, base_url=base_url)
         for name, checkpoint in map(named, captioner)
     ]
-    # The scripts' captions end at the first full stop; any other rule would cut them once more.
-    shear = Shear(rule=rule or ("seed" if preset == "paper" else "sentence"))
-    augment = Augment(captioners, shear=shear, keep_unsheared=keep_unsheared)
-    check_config_names([config_name(member.label) for member in augment.members])
+    shear = Shear(rule=chosen_rule(rule, preset))
     with quiet.progress(wanted=False):
         rows = open_source(source, split=split, image_column=image_column, max_samples=max_samples)
         if schema.KEY in rows.column_names:
             to_configs(rows.select_columns([schema.KEY]))
-    say(f"{count(len(rows), 'picture')} of {source}, captioned by {', '.join(member.label for member in captioners)}")
-
-    start = time.perf_counter()
-    with quiet.progress(wanted=True):
-        rows = rows.map(
-            augment,
-            batched=True,
-            batch_size=4 * max(member.micro_batch for member in augment.members),
-            features=augment.features(rows.features),
-            desc="captioning",
+        run = LongRun(
+            rows,
+            captioners,
+            folder,
+            shear=shear,
+            keep_unsheared=keep_unsheared,
+            shard_size=shard_size,
+            shard=shard,
+            executor=executor,
+            address=address,
+            retry_errors=retry_errors,
         )
-    seconds = time.perf_counter() - start
-    _show_outcomes(rows, augment.members)
-    say(f"{len(rows) / seconds:,.1f} images/s in {seconds:,.1f} s, loading the models included")
-
+        check_config_names([config_name(member.label) for member in run.members])
+        # Of several processes that `accelerate launch` starts, one speaks for all.
+        first = os.environ.get("RANK", "0") == "0"
+        if first:
+            names = ", ".join(member.label for member in run.members)
+            say(f"{count(len(rows), 'picture')} of {source}, captioned by {names}")
+            show_resumption(run, folder)
+        summary = run.work(log_json=log_json, progress=first)
+        if not first:
+            return
+        if shard is not None:
+            show_speed(summary)
+            _show_piece(run, shard)
+            return
+        rows = run.rows()
+    show_outcomes(rows, run.members)
+    show_speed(summary)
     with quiet.progress(wanted=False):
-        configs = to_configs(rows, captioners=list(augment.members), images=images)
-        card = build_card(
-            configs,
-            captioners=list(augment.members),
-            shear=augment.shear,
-            source=source if is_hub_id(source) else None,
-        )
+        _stage(rows, run, out, images, source)
+
+
+def _stage(rows: Dataset, run: LongRun, out: Path, images: Images, source: str) -> None:
+    """Stage the captioned rows with their card, and say so."""
+    from hf_mllm_aug import build_card, save_configs, to_configs
+    from hf_mllm_aug.configs import split_name
+    from hf_mllm_aug.sources import is_hub_id
+    from hf_mllm_aug.staged import keep_record
+
+    augment = run.augment
+    configs = to_configs(rows, captioners=list(run.members), images=images)
+    card = build_card(
+        configs,
+        captioners=list(run.members),
+        shear=augment.shear if augment is not None else None,
+        source=source if is_hub_id(source) else None,
+    )
+    if augment is not None:
         keep_record(card, augment.describe())
-        save_configs(configs, out, card=card, split=split_name(rows.split))
+    save_configs(configs, out, card=card, split=split_name(rows.split))
     show_staged(out, {name: len(config) for name, config in configs.items()})
 
 
-def named(text: str) -> tuple[str, str | None]:
-    """A captioner's name and the checkpoint that stands behind ``=``; folders may have that sign in their names, too.
-
-    >>> named("minigpt-4=my/folder"), named("qwen-vl"), named("runs/lr=1e-4")
-    (('minigpt-4', 'my/folder'), ('qwen-vl', None), ('runs/lr=1e-4', None))
-    """
-    from hf_mllm_aug.captioners.presets import PRESETS
-
-    name, _, checkpoint = text.partition("=")
-    return (name, checkpoint or None) if name in PRESETS else (text, None)
-
-
-def _show_outcomes(rows: Dataset, captioners: Sequence[Captioner]) -> None:
-    """Say of each captioner how many captions there are, and why the others are missing.
+def _check_output(out: Path, folder: str) -> None:
+    """Refuse an output folder that is taken, or a run folder within it.
 
     Raises:
-        CaptionError: There is no caption at all, by any of them.
+        OutputExistsError: The output is there; says where the captions are, if there are any.
+        UsageError: It cannot be made, or the run's folder is in it.
     """
-    reasons = {
-        captioner.label: Counter(_reason(text) for text in rows[captioner.error_column] if text is not None)
-        for captioner in captioners
-    }
-    if len(rows) and all(found.total() == len(rows) for found in reasons.values()):
-        label, found = next(iter(reasons.items()))
-        reason, times = found.most_common(1)[0]
-        others = f" (nor did {', '.join(list(reasons)[1:])})" if len(reasons) > 1 else ""
-        raise CaptionError(
-            f"{label} captioned none of {count(len(rows), 'picture')}{others}; {times:,} times: {reason}. "
-            "Nothing was staged."
+    from hf_mllm_aug.staged import check_free
+
+    if "://" not in folder and Path(folder).resolve().is_relative_to(out.resolve()):
+        raise UsageError(
+            f"--run-dir {folder} is in --out {out}, which is written at the end. Choose another --run-dir."
         )
-    for captioner in captioners:
-        found = reasons[captioner.label]
-        say(f"{captioner.label}: {len(rows) - found.total():,} captioned, {found.total():,} failed")
-        for reason, times in found.most_common(_REASONS_SHOWN):
-            say(f"  {times:,} x {reason}")
-        if len(found) > _REASONS_SHOWN:
-            say(f"  and {len(found) - _REASONS_SHOWN:,} other reasons, in the column {captioner.error_column}")
+    try:
+        check_free(out)
+    except OutputExistsError as error:
+        if "://" in folder or not Path(folder).is_dir():
+            raise
+        raise OutputExistsError(
+            f"{error} The captions are safe in {folder}: to stage them under another name, add --run-dir {folder}"
+        ) from error
 
 
-def _reason(failure: str) -> str:
-    """A failure's reason without the picture's name, so that equal reasons are counted together.
-
-    >>> _reason("a.jpg: not a picture"), _reason("the model wrote nothing")
-    ('not a picture', 'the model wrote nothing')
-    """
-    name, _, reason = failure.partition(": ")
-    return reason if reason and PurePath(name).suffix.lower() in SUFFIXES else failure
-
-
-def show_staged(folder: Path, sizes: Mapping[str, int]) -> None:
-    """Say where a staged data set lies, what is in it, and how to publish it.
-
-    Args:
-        folder: The staged folder.
-        sizes: Rows by config.
-    """
-    say(f"staged in {folder}: " + ", ".join(f"{name} ({count(size, 'row')})" for name, size in sizes.items()))
-    say(f"card: {folder / 'README.md'}")
-    say(f"next: hf-mllm-aug publish {folder} OWNER/NAME")
+def _show_piece(run: LongRun, shard: str) -> None:
+    done, total = run.finished()
+    say(f"--shard {shard} is done; {done:,} of {count(total or 0, 'shard')} are finished")
+    say("next: the same command without --shard, which stages the data set when all are")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,10 +43,13 @@ def demo(
     folder = steps.prepare_output(out)
     with quiet.progress(wanted=False):
         rows, augment = steps.caption_pictures()
-        _heading(f"Captions by {steps.CAPTIONER}, sheared to their first sentence")
-        show_table(["picture", "raw caption", "generated ⟨cut: what shearing took off⟩", "caption"], _cells(rows))
-        failed = sum(reason is not None for reason in rows[schema.error_column(steps.CAPTIONER)])
-        say(f"{count(len(rows), 'picture')}, {len(rows) - failed} captioned, {failed} failed")
+        names = [member.label for member in augment.members]
+        _heading(f"Captions by {', '.join(names)}, sheared to their first sentence")
+        headings = ["picture: raw caption", "captioner", "generated ⟨cut: what shearing took off⟩", "caption"]
+        show_table(headings, _cells(rows, names))
+        for name in names:
+            failed = sum(reason is not None for reason in rows[schema.error_column(name)])
+            say(f"{name}: {count(len(rows), 'picture')}, {len(rows) - failed} captioned, {failed} failed")
 
         _heading("Staged")
         configs = steps.stage(rows, augment, folder)
@@ -70,13 +73,13 @@ def demo(
                 say(f'load_dataset("{repo_id}", "{name}"): {read}')
 
         _heading("Recall@K of raw against new captions")
-        show_recall(steps.ENCODER, rows, [schema.CAPTION, schema.caption_column(steps.CAPTIONER)])
+        show_recall(steps.ENCODER, rows, [schema.CAPTION, *map(schema.caption_column, names)])
         say(
-            f"{steps.ENCODER} is a miniature too and sees with {steps.CAPTIONER}'s eyes, so it flatters the new "
-            "captions; with so few pictures the figures show the way, no more."
+            f"{steps.ENCODER} is a miniature too and sees with the captioners' eyes, so it flatters the new captions; "
+            "with so few pictures the figures show the way, no more."
         )
     say()
-    say("tiny-llava is a miniature that needs no download; it is no substitute for the full models.")
+    say("The captioners are miniatures that need no download; they are no substitute for the full models.")
     say(f"done in {time.perf_counter() - start:.0f} s. Next, on pictures of yours:")
     say("  hf-mllm-aug models")
     say("  hf-mllm-aug caption FOLDER --captioner llava-1.5 --out captions")
@@ -88,22 +91,25 @@ def _heading(text: str) -> None:
     say(Text(text, style="bold"))
 
 
-def _cells(rows: Dataset) -> Iterator[list[str | Text]]:
-    from hf_mllm_aug.demo import CAPTIONER, split_tail
+def _cells(rows: Dataset, captioners: Sequence[str]) -> Iterator[list[str | Text]]:
+    """A line for each picture and captioner; the picture is named in its first line."""
+    from hf_mllm_aug.demo import split_tail
 
-    columns = [schema.KEY, schema.CAPTION, *(column(CAPTIONER) for column in _COLUMNS)]
-    for row in rows.select_columns(columns):
-        key, raw, generated, caption, error = (row[column] for column in columns)
-        name = key.rpartition("/")[2]
-        if caption is None:
-            yield [name, raw or "", Text(f"({error})", style="dim"), ""]
-            continue
-        kept, cut = split_tail(plain(generated), plain(caption))
-        shown = Text(kept)
-        if cut:
-            # The brackets say it where there are no colours.
-            shown.append(f"⟨cut: {cut}⟩", style="dim strike")
-        yield [name, raw or "", shown, caption]
+    columns = [column(captioner) for captioner in captioners for column in _COLUMNS]
+    for row in rows.select_columns([schema.KEY, schema.CAPTION, *columns]):
+        picture = f"{row[schema.KEY].rpartition('/')[2]}: {row[schema.CAPTION] or ''}"
+        for captioner in captioners:
+            generated, caption, error = (row[column(captioner)] for column in _COLUMNS)
+            if caption is None:
+                yield [picture, captioner, Text(f"({error})", style="dim"), ""]
+            else:
+                kept, cut = split_tail(plain(generated), plain(caption))
+                shown = Text(kept)
+                if cut:
+                    # The brackets say it where there are no colours.
+                    shown.append(f"⟨cut: {cut}⟩", style="dim strike")
+                yield [picture, captioner, shown, caption]
+            picture = ""
 
 
 _COLUMNS = (schema.generated_column, schema.caption_column, schema.error_column)

@@ -37,6 +37,8 @@ def models(debug: DebugOption = False) -> None:
 
 
 def _checkpoint(preset: Preset) -> str:
-    if preset.source is None:
+    if preset.source is None and preset.make:
         return f"a folder made by {preset.make}"
-    return "in this package" if preset.embedded else str(preset.source)
+    if preset.source is None:
+        return f"in {preset.package}, not installed"
+    return f"in {preset.package}" if preset.embedded else str(preset.source)

@@ -7,8 +7,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from hf_mllm_aug.captioners.presets import VariantName
+
 Rule = Literal["sentence", "raw", "seed"]
 Images = Literal["embed", "none"]
+EngineName = Literal["transformers", "vllm", "openai"]
 
 # Read by `cli.main`, for it also shows where a failure of parsing came from.
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the libraries' own messages.")]
@@ -29,4 +32,54 @@ ImageColumnOption = Annotated[
     str | None,
     typer.Option("--image-column", help="The column of pictures; image, or the only such column, if not given."),
 ]
+PresetOption = Annotated[
+    VariantName,
+    typer.Option("--preset", help="default, or paper: asked and cut as the paper's scripts did, by --rule seed."),
+]
+BatchSizeOption = Annotated[
+    int | None,
+    typer.Option("--batch-size", min=1, help="Pictures a model call; the captioner's own number if not given."),
+]
+EngineOption = Annotated[
+    EngineName, typer.Option("--engine", help="What runs the model: this process by transformers or vllm, or a server.")
+]
+BaseUrlOption = Annotated[
+    str | None,
+    typer.Option("--base-url", metavar="URL", help="Of the server, with --engine openai. [default: $OPENAI_BASE_URL]"),
+]
 MaxSamplesOption = Annotated[int | None, typer.Option("--max-samples", min=1, help="Read no more rows than this.")]
+ShardSizeOption = Annotated[int, typer.Option("--shard-size", min=1, help="Rows a shard: what an interruption costs.")]
+RunDirOption = Annotated[
+    str | None,
+    typer.Option(
+        "--run-dir", metavar="DIR", help="Where finished shards are kept, a folder or URL. [default: DIR.run]"
+    ),
+]
+
+
+def run_folder(out: Path, run_dir: str | None) -> str:
+    """The folder of a run: the one that is named, or the one beside the output.
+
+    >>> run_folder(Path("out/captions"), None), run_folder(Path("captions"), "s3://bucket/run")
+    ('out/captions.run', 's3://bucket/run')
+    """
+    return f"{out}.run" if run_dir is None else run_dir
+
+
+def named(text: str) -> tuple[str, str | None]:
+    """A captioner's name and the checkpoint that stands behind ``=``; folders may have that sign in their names, too.
+
+    >>> named("minigpt-4=my/folder"), named("qwen-vl"), named("runs/lr=1e-4")
+    (('minigpt-4', 'my/folder'), ('qwen-vl', None), ('runs/lr=1e-4', None))
+    """
+    from hf_mllm_aug.captioners.presets import PRESETS
+
+    name, _, checkpoint = text.partition("=")
+    return (name, checkpoint or None) if name in PRESETS else (text, None)
+
+
+def chosen_rule(rule: Rule | None, preset: VariantName) -> Rule:
+    """The rule that is given, or the preset's: the scripts' captions end at the first full stop, and any other rule
+    would cut them once more.
+    """
+    return rule or ("seed" if preset == "paper" else "sentence")

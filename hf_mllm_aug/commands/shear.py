@@ -9,8 +9,8 @@ import typer
 
 from hf_mllm_aug import schema
 from hf_mllm_aug.commands import quiet
-from hf_mllm_aug.commands.caption import show_staged
 from hf_mllm_aug.commands.options import DebugOption, Images, OutOption, RuleOption
+from hf_mllm_aug.commands.outcomes import show_staged
 from hf_mllm_aug.commands.terminal import say
 from hf_mllm_aug.errors import FormatError
 

@@ -1,8 +1,8 @@
 """Addresses -> pictures: an asynchronous function for `Dataset.map` that is polite, bounded and safe to point anywhere.
 
 `map` runs up to a thousand calls of an asynchronous function at a time and takes their results in order. It keeps a
-whole result or nothing: a crash after ten million pictures loses them all. So fetch a long list in pieces
-(``dataset.shard(...)``), each saved before the next.
+whole result or nothing: a crash after ten million pictures loses them all. So fetch a long list with
+``run(..., fetch=)``, which keeps what is finished.
 
 The client is aiohttp, since it hands over each address before it connects to it (`fetching.connections`); its parser
 is in C, so that one core keeps up with a fast line.

@@ -59,6 +59,9 @@ def of_split(rows: Any, split: str) -> Any:
     Args:
         rows: All rows of the split. Of a stream nothing is changed.
         split: The split, or a slice of it.
+
+    Raises:
+        UsageError: There is nothing in the slice.
     """
     from datasets import Dataset, NamedSplit, ReadInstruction
 
@@ -67,7 +70,10 @@ def of_split(rows: Any, split: str) -> Any:
     name = split_name(split)
     if name != split:
         (part,) = ReadInstruction.from_spec(split).to_absolute({name: len(rows)})
-        rows = rows.select(range(part.from_ or 0, len(rows) if part.to is None else part.to))
+        wanted = range(part.from_ or 0, len(rows) if part.to is None else part.to)
+        if not wanted:
+            raise UsageError(f"split {split!r} corresponds to no data: {name!r} has {len(rows):,} rows")
+        rows = rows.select(wanted)
     if str(rows.split) == name:
         return rows
     return Dataset(rows.data, info=rows.info, split=NamedSplit(name), indices_table=rows._indices)

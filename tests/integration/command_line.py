@@ -10,7 +10,6 @@ from typing import Any
 from datasets import load_dataset
 
 import hf_mllm_aug
-from tests.integration.test_convert import options, sources  # noqa: F401 - a fixture
 
 ROOT = Path(hf_mllm_aug.__file__).parents[1]
 NAME = "random-llava"

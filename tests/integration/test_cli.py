@@ -16,14 +16,14 @@ from datasets import Dataset, load_dataset
 import hf_mllm_aug
 from hf_mllm_aug import save_configs, shear
 from hf_mllm_aug.captioners import Captioner
-from hf_mllm_aug.commands import caption as caption_command
+from hf_mllm_aug.commands import outcomes
 from hf_mllm_aug.errors import CaptionError
 from hf_mllm_aug.loopback_hub import LoopbackHub
 from hf_mllm_aug.schema import caption_column, error_column, generated_column
 from tests.integration.command_line import NAME, Run, assert_one_line, load, run_command
 from tests.integration.test_convert import options, sources  # noqa: F401 - a fixture
 
-COMMANDS = ["demo", "caption", "shear", "publish", "evaluate", "models", "convert"]
+COMMANDS = ["demo", "caption", "plan", "shear", "publish", "evaluate", "models", "convert"]
 
 
 # What works
@@ -146,7 +146,7 @@ def test_shear_keeps_what_people_wrote_in_the_card(run: Run, staged: Path, tmp_p
 def test_a_captioner_without_captions_takes_none_from_the_others(capsys: pytest.CaptureFixture[str]) -> None:
     good, bad = (SimpleNamespace(label=name, error_column=error_column(name)) for name in ("good", "bad"))
     rows = Dataset.from_dict({good.error_column: [None, None], bad.error_column: ["too big", "too big"]})
-    show: Any = caption_command._show_outcomes
+    show: Any = outcomes.show_outcomes
     show(rows, [good, bad])
     said = capsys.readouterr().out
     assert "good: 2 captioned, 0 failed" in said

@@ -173,4 +173,4 @@ def test_an_interruption_leaves_nothing_half_made(photos: Path, random_llava: Pa
     assert stderr.splitlines()[-1] == "error: interrupted; nothing half-made was kept."
     # An interruption inside of a destructor is shown by Python itself, and changes nothing.
     assert "Traceback" not in stderr.partition("Exception ignored")[0]
-    assert {path.name for path in tmp_path.iterdir()} <= {"home", "many"}
+    assert {path.name for path in tmp_path.iterdir()} <= {"home", "many", "out.run"}

@@ -14,10 +14,9 @@ from datasets import Dataset
 from huggingface_hub import DatasetCard
 from markdown_it import MarkdownIt
 
-from hf_mllm_aug.card import build_card, template_path
+from hf_mllm_aug.card import build_card
 from hf_mllm_aug.card_merge import merge_cards, with_repo_id
 from hf_mllm_aug.configs import to_configs
-from hf_mllm_aug.errors import UnknownNameError, UsageError
 
 HOSTILE = (
     "<script>alert(1)</script> ![x](http://evil.example/p.png) | `a` {{ 7*7 }} "
@@ -159,17 +158,6 @@ def test_a_template_that_forgets_to_escape_is_safe(tmp_path: Path) -> None:
     card = build_card(configs(HOSTILE), template=tmp_path / "mine.md", pretty_name="<b>")
     assert tags(card.text) == {"h1", "p"}
     assert "/home/ann" not in card.text
-
-
-def test_broken_templates_are_named(tmp_path: Path) -> None:
-    for text in ("{% if %}", "{{ nothing_of_this_name }}", "{{ title.__class__.__mro__ }}"):
-        (tmp_path / "mine.md").write_text(text)
-        with pytest.raises(UsageError, match=r"card template mine\.md"):
-            build_card(configs(), template=str(tmp_path / "mine.md"))
-    with pytest.raises(UnknownNameError, match="did you mean 'default'"):
-        template_path("defualt")
-    with pytest.raises(UsageError, match="no such card template"):
-        template_path("nowhere.md")
 
 
 def _published(text: str = "My words.") -> DatasetCard:

@@ -52,7 +52,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     if request.param == "clip":
         text["max_position_embeddings"] = 12
         CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder)
-        size = {"size": {"shortest_edge": 8}, "crop_size": {"height": 8, "width": 8}}
+        size: Any = {"size": {"shortest_edge": 8}, "crop_size": {"height": 8, "width": 8}}
         CLIPImageProcessorPil(**size).save_pretrained(folder)
     else:
         text |= {"max_position_embeddings": 64, "projection_size": 16}

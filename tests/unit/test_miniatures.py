@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from benchmarks.tiny.texts import IMAGE, STYLES, meant, named, train_tokenizer
-from hf_mllm_aug import shear
 from benchmarks.tiny.tower import new_tower
+from hf_mllm_aug import shear
 
 CAPTIONS = [("red apple", "food fruit"), ("flag: Yemen", "flags"), ("A Sumatran tiger.", "animals, mammals")]
 
@@ -58,5 +58,5 @@ def test_training_reaches_everything_but_the_tower(name: str) -> None:
 @pytest.mark.parametrize(("caption", "category"), CAPTIONS)
 def test_a_perfect_caption_scores_as_one(style: str, caption: str, category: str) -> None:
     first, second = STYLES[style](caption, category, "dark warm")
-    assert named(style, shear((first + second).strip())) == meant(style, caption)
-    assert named(style, shear("A train. It runs.")) != meant(style, caption)
+    assert named(style, str(shear((first + second).strip()))) == meant(style, caption)
+    assert named(style, str(shear("A train. It runs."))) != meant(style, caption)

@@ -28,6 +28,7 @@ CONTRACT = {
     "metric_path",
     "push_to_hub",
     "retrieval_recall",
+    "run",
     "save_configs",
     "save_pairs",
     "shear",

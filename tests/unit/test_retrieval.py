@@ -268,7 +268,8 @@ def test_a_gpu_gives_the_same_figures() -> None:
 
 def test_a_single_cutoff_needs_no_list() -> None:
     images, texts, owner, _ = random_case(3)
-    assert retrieval_recall(images, texts, owner, ks=5) == retrieval_recall(images, texts, owner, ks=[np.int64(5)])
+    five: Any = np.int64(5)
+    assert retrieval_recall(images, texts, owner, ks=5) == retrieval_recall(images, texts, owner, ks=[five])
 
 
 @pytest.mark.parametrize("ks", [5.0, [1, 2.5], "15", None, ["5"]])

@@ -157,7 +157,7 @@ class Client:
         try:
             async with self._session.get(address, allow_redirects=False, timeout=timeout) as response:
                 data = await self._read(address, response)
-        except (asyncio.TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             raise self._failure(error, address.raw_host or "") from error
         if isinstance(data, bytes):
             loop = asyncio.get_running_loop()

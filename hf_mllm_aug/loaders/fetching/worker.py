@@ -193,7 +193,7 @@ class Worker:
                 self._changed.clear()
                 try:
                     await asyncio.wait_for(self._changed.wait(), _LINGER)
-                except asyncio.TimeoutError:
+                except TimeoutError:
                     with self._lock:
                         self._ended = not self._calls
         finally:

@@ -148,6 +148,8 @@ def test_a_slice_is_taken_of_any_form(case: Case, tmp_path: Path) -> None:
     part = case.load(source, split="train[3:7]", **options)
     assert part["key"][:] == whole["key"][3:7]
     assert len(case.load(source, split="train[:50%]", **options)) == case.rows // 2
+    with pytest.raises(ValueError, match="corresponds to no data"):
+        case.load(source, split=f"train[{case.rows}:]", **options)
     with pytest.raises(UsageError, match=r"a stream cannot be sliced.*split='train'"):
         case.load(source, split="train[3:7]", streaming=True, **options)
 
