@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 FILE = "plan.json"
 FETCH = "fetch"
-_RESERVED = (FETCH, "claims")
+_RESERVED = (FETCH, "claims", "ray")
 _TRIES = 5
 
 # Settings of FetchImages on which its pictures depend; others may change from one day to the next.

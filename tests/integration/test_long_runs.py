@@ -94,7 +94,7 @@ def test_twenty_kills_at_random_moments_change_nothing(home: Path, prepared: tup
     assert_as_undisturbed(home, prepared[1])
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_fifty_kills_of_two_racing_processes_change_nothing(home: Path, prepared: tuple[Path, dict[str, Any]]) -> None:
     moments = random.Random(2)
     for _ in range(25):

@@ -198,6 +198,7 @@ def test_ray_and_local_runs_finish_each_others_work(
     assert not list(folder.glob("claims/*")) + list(folder.glob("ray/*"))
 
 
+@pytest.mark.soak
 def test_a_worker_that_is_killed_changes_nothing(
     cluster: TwoMachines, rows: Dataset, captioners: list[Captioner], expected: list[Any], tmp_path: Path
 ) -> None:
@@ -215,6 +216,7 @@ def test_a_worker_that_is_killed_changes_nothing(
     _assert_whole(folder)
 
 
+@pytest.mark.soak
 def test_a_machine_that_is_lost_changes_nothing(
     cluster: TwoMachines, rows: Dataset, captioners: list[Captioner], expected: list[Any], tmp_path: Path
 ) -> None:
@@ -245,6 +247,7 @@ def test_errors_come_back_as_themselves(cluster: TwoMachines, rows: Dataset, ran
         _on(cluster, rows, strict, "memory://ray-run")
 
 
+@pytest.mark.soak
 def test_a_shard_that_goes_on_costing_workers_is_given_up(
     cluster: TwoMachines, random_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
