@@ -14,6 +14,7 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the workers share the cores
 _home = tempfile.mkdtemp(prefix="hf-mllm-aug-tests-")
 atexit.register(shutil.rmtree, _home, ignore_errors=True)
 os.environ["HF_HOME"] = _home
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # else whatever touches ray later starts a cluster
 os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"

@@ -84,7 +84,8 @@ def read_rows(load: Load, source: str, selection: Selection, options: Mapping[st
         if wanted is not None:
             rows = rows.select(range(min(wanted, len(rows))))
     elif wanted is not None:
-        # A stream and not the whole list: the cache would first get a copy of all of it.
+        # A stream and not the whole list: the cache would first get a copy of all of it. It gets these rows, since the
+        # first rows of a stream, taken shard by shard, would be other ones.
         rows = gathered(rows, wanted, split_name(selection.split))
     if not isinstance(rows, Dataset):
         return rows

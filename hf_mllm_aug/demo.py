@@ -33,6 +33,15 @@ LOCAL_REPO = "local/mllm-aug-demo"
 # Says that an output folder is a demo's, so that the next demo may replace it.
 _MARK = ".hf-mllm-aug-demo"
 
+# Settings that would lead a client to caches other than those below HF_HOME, or keep it off the network.
+_OF_THE_PERSON = (
+    "HF_HUB_OFFLINE",
+    "HF_DATASETS_OFFLINE",
+    "HF_HUB_CACHE",
+    "HUGGINGFACE_HUB_CACHE",
+    "HF_DATASETS_CACHE",
+)
+
 # A stop, and what may follow it within the sentence.
 _CLOSING = ".!?…。！？\"'”’)"
 
@@ -79,8 +88,9 @@ def prepare_output(out: Path) -> Path:
         raise OutputExistsError(
             f"{out} exists and was not written by the demo. Choose another --out, or remove it first."
         )
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    out.mkdir(parents=True, exist_ok=True)
+    for path in out.iterdir():  # and not the folder itself, which may be a link, or the one that this runs in
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     (out / _MARK).write_text("Written by hf-mllm-aug demo, which replaces this folder when it is run again.\n")
     return out / "dataset"
 
@@ -140,7 +150,7 @@ def hub(repo_id: str | None) -> Iterator[Hub]:
                 raise PublishError("the loopback Hub did not start. Run to see why: python -m hf_mllm_aug.loopback_hub")
             says: dict[str, Any] = json.loads(line)
             environment = {**os.environ, "HF_HOME": home, **says["environment"]}
-            for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE"):
+            for name in _OF_THE_PERSON:
                 environment.pop(name, None)
             yield Hub(environment, f"{says['url']}/datasets/{LOCAL_REPO}", local=True)
         finally:

@@ -12,14 +12,13 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_mllm_aug.errors import ColumnError, FormatError, UsageError
+from hf_mllm_aug.errors import AugError, ColumnError, FormatError, UsageError
 from hf_mllm_aug.loaders.data_files import expand_braces, find_files, shown
 from hf_mllm_aug.loaders.forms import ANY, REMOTE, REPOSITORIES, open_form
 from hf_mllm_aug.loaders.keys import repeated_keys, url_key
 from hf_mllm_aug.loaders.picture_folder import load_picture_folder
 from hf_mllm_aug.loaders.prepared import gathered, named
-from hf_mllm_aug.loaders.recognise import files_in, files_of_split, is_picture_folder, recognise
-from hf_mllm_aug.loaders.recognise import is_hub_id as is_hub_id
+from hf_mllm_aug.loaders.recognise import files_in, files_of_split, is_hub_id, is_picture_folder, recognise
 from hf_mllm_aug.loaders.repositories import Layout, layout_of, texts_of
 from hf_mllm_aug.loaders.tar_members import SUFFIXES as TARS
 from hf_mllm_aug.schema import CAPTION, IMAGE, KEY, URL
@@ -38,6 +37,7 @@ KINDS = (
 # Forms that are opened by what they are, wherever they lie.
 _SHARDS = frozenset({"webdataset", "img2dataset-parquet", "img2dataset-folder", "yfcc-archive", "table"})
 _SUFFIXES = (".tsv", ".tsv.gz", ".tsv.bz2", ".parquet", *TARS)
+_EMPTY = "{} has no rows: there is nothing to caption or to score."
 _KEY_NAMES = (KEY, "__key__")
 _URL_NAMES = (URL, "image_url", "__url__")
 _CAPTION_NAMES = (CAPTION, "text", "txt")
@@ -63,31 +63,40 @@ def open_source(
         ColumnError: There is no column of pictures, or not that one.
         FormatError: The source breaks its format, or holds no pictures.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        dataset = _open_folder(path, split, max_samples)
-    elif source.startswith(REMOTE) or (source.lower().endswith(_SUFFIXES) and (path.is_file() or _is_pattern(source))):
-        dataset = _open_files(str(path) if path.is_file() else source, split, max_samples)
-    elif source in REPOSITORIES and not path.exists():
-        dataset = _open_form(source, split, max_samples)
-    elif path.is_file() and path.suffix in (".json", ".jsonl") and recognise([str(path)]) == "declip":
-        dataset = _open_form(str(path), split, max_samples, image_root=path.parent)
-    elif path.suffix in (".json", ".jsonl") and (path.is_file() or glob.has_magic(source)):
-        from hf_mllm_aug.loaders.pairs import load_pairs
-
-        # As beside any other list of files: relative paths start from where the list lies.
-        dataset = load_pairs(path, image_root=None if glob.has_magic(str(path.parent)) else path.parent)
-    elif path.exists():
-        raise UsageError(f"cannot read {source} as a source: it should be {KINDS}.")
-    elif is_hub_id(source):
-        dataset = _open_hub(source, split, max_samples)
-    else:
-        raise UsageError(f"no such file or folder: {source}. A source is {KINDS}.")
+    try:
+        dataset = _open(source, split, max_samples)
+    except ValueError as error:
+        # What `datasets` says of files without rows.
+        if isinstance(error, AugError) or "corresponds to no data" not in str(error):
+            raise
+        raise UsageError(_EMPTY.format(shown(source))) from error
     if not len(dataset):
-        raise UsageError(f"{shown(source)} has no rows: there is nothing to caption or to score.")
+        raise UsageError(_EMPTY.format(shown(source)))
     if max_samples is not None:
         dataset = dataset.select(range(min(max_samples, len(dataset))))
     return _without_repeated_keys(_conform(dataset, image_column), shown(source))
+
+
+def _open(source: str, split: str | None, max_samples: int | None) -> Dataset:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _open_folder(path, split, max_samples)
+    if source.startswith(REMOTE) or (source.lower().endswith(_SUFFIXES) and (path.is_file() or _is_pattern(source))):
+        return _open_files(str(path) if path.is_file() else source, split, max_samples)
+    if source in REPOSITORIES and not path.exists():
+        return _open_form(source, split, max_samples)
+    if path.is_file() and path.suffix in (".json", ".jsonl") and recognise([str(path)]) == "declip":
+        return _open_form(str(path), split, max_samples, image_root=path.parent)
+    if path.suffix in (".json", ".jsonl") and (path.is_file() or glob.has_magic(source)):
+        from hf_mllm_aug.loaders.pairs import load_pairs
+
+        # As beside any other list of files: relative paths start from where the list lies.
+        return load_pairs(path, image_root=None if glob.has_magic(str(path.parent)) else path.parent)
+    if path.exists():
+        raise UsageError(f"cannot read {source} as a source: it should be {KINDS}.")
+    if is_hub_id(source):
+        return _open_hub(source, split, max_samples)
+    raise UsageError(f"no such file or folder: {source}. A source is {KINDS}.")
 
 
 def _open_form(source: str, split: str | None, max_samples: int | None, **options: Any) -> Dataset:
@@ -134,7 +143,10 @@ def _open_folder(path: Path, split: str | None, max_samples: int | None) -> Data
     from datasets import load_from_disk
 
     if _is_saved(path):
-        saved = load_from_disk(str(path))
+        try:
+            saved = load_from_disk(str(path))
+        except IndexError as error:  # it joins the tables of no files
+            raise UsageError(_EMPTY.format(path)) from error
         return saved[_pick_split(split, list(saved), str(path))] if isinstance(saved, dict) else saved
     if is_staged(path):
         splits = open_staged(path).open()

@@ -96,6 +96,8 @@ class ChatServer:
         self.faults: dict[int, list[Fault]] = {}
         """By the picture's width: answers that are given first, one a request."""
         self.questions: list[Question] = []
+        self.headers: list[dict[str, str]] = []
+        """Of every question."""
         self.most_at_once = 0
         self.url = ""
         self._at_once = 0
@@ -148,6 +150,7 @@ class ChatServer:
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         question = _read(await request.json(), request.headers.get("Authorization"))
         self.questions.append(question)
+        self.headers.append(dict(request.headers))
         if self.key is not None and question.authorization != f"Bearer {self.key}":
             return web.json_response({"error": {"message": f"no such key: {question.authorization}"}}, status=401)
         faults = self.faults.get(question.image.width)

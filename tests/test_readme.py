@@ -108,7 +108,7 @@ def test_the_other_commands_are_real() -> None:
         if words[0] == "make":
             assert set(words[1:]) <= targets, line
         else:
-            assert words == ["pip", "install", "-c", "constraints.txt", "-e", "."], line
+            assert words == ["pip", "install", "-c", "constraints.txt", "-e", ".", "-e", "./miniatures"], line
             assert (ROOT / "constraints.txt").is_file()
 
 

@@ -59,7 +59,7 @@ def _spoken_prompt(captioner: Captioner) -> str:
     folder, source = captioner.folder, captioner.source
     if captioner.resolved_prompt != DOCUMENTED or source is None:
         return captioner.resolved_prompt
-    if captioner.served:
+    if captioner.served or captioner.engine == "vllm":
         return DEFAULT_PROMPT  # in a conversation there is no other
     if folder is None:
         from huggingface_hub import try_to_load_from_cache

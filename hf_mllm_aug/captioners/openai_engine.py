@@ -23,7 +23,7 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from httpx2 import AsyncByteStream, AsyncClient, Limits, RemoteProtocolError
+from httpx2 import AsyncByteStream, AsyncClient, Limits, RemoteProtocolError, Timeout
 
 from hf_mllm_aug.captioners import served
 from hf_mllm_aug.captioners.answers import MAX_BODY, read_caption, read_models
@@ -117,20 +117,23 @@ class Line:
         self._turns = Turns(patience)
         self._patience = patience
         self._has_key = key is not None
+        timeout = Timeout(patience.timeout, connect=patience.connect)
         self._client = AsyncOpenAI(
             api_key=key or _NO_KEY,
             base_url=base_url,
             max_retries=0,  # `Turns` knows when to try again, for all requests together
-            timeout=patience.timeout,
+            timeout=timeout,
             default_headers={"Accept-Encoding": "identity"},  # what is packed small may be large
             # An answer that leads elsewhere is not followed: it would take the pictures and the key along.
             http_client=AsyncClient(
                 limits=Limits(max_connections=None, max_keepalive_connections=256),
                 event_hooks={"response": [_limit]},
                 follow_redirects=False,
-                timeout=patience.timeout,
+                timeout=timeout,
             ),
         )
+        # Taken from the environment by the package: they are for OpenAI, and not for any server that is named.
+        self._client.organization = self._client.project = None
         self.thread = LoopThread("openai-engine")
 
     async def greet(self, model: str) -> bool:

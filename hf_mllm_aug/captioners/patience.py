@@ -36,6 +36,7 @@ class Patience:
 
     Args:
         timeout: For one request, from its first byte to the last of its answer. Seconds.
+        connect: For reaching the server. Seconds.
         tries: Requests for one picture.
         first_wait: Before the second try, give or take half; then twice as long each time. Seconds.
         max_wait: The longest wait between tries. Seconds.
@@ -44,6 +45,7 @@ class Patience:
     """
 
     timeout: float = 300.0
+    connect: float = 10.0
     tries: int = 5
     first_wait: float = 1.0
     max_wait: float = 30.0
@@ -98,11 +100,11 @@ def judge(error: Exception, timeout: float) -> Exception:
 
     if isinstance(error, openai.APIStatusError):
         return _judge_status(error)
+    cause = error.__cause__
+    if isinstance(cause, (httpx2.ConnectError, httpx2.ConnectTimeout)):
+        return AwayError("cannot be reached")
     if isinstance(error, (openai.APITimeoutError, asyncio.TimeoutError)):
         return PassingError(f"did not answer within {timeout:g} seconds")
-    cause = error.__cause__
-    if isinstance(cause, httpx2.ConnectError):
-        return AwayError("cannot be reached")
     if isinstance(cause, httpx2.RemoteProtocolError) and str(cause).startswith(TOO_MUCH):
         return RowError(str(cause))
     if isinstance(error, openai.APIConnectionError):

@@ -175,7 +175,7 @@ def _miniature(preset: Preset, of: str, **changes: Any) -> Preset:
     return replace(
         preset,
         name=f"tiny-{preset.name}",
-        source=Path(roots[0]) / folder if roots else None,
+        source=found if roots and (found := Path(roots[0]) / folder).is_dir() else None,
         package="hf-mllm-aug-miniatures",
         make="",
         description=f"A miniature of {of}, trained on the same drawings as tiny-llava; it writes sentences.",

@@ -95,8 +95,8 @@ class Preset:
         """Where ``source`` is None: why, and what to do."""
         if self.package != "hf-mllm-aug":
             return (
-                f"needs the package {self.package}, which is not installed. To do: pip install ./miniatures, in a copy "
-                "of this project's repository"
+                f"needs the package {self.package}, which is not installed, or an older one. To do: pip install "
+                "./miniatures, in a copy of this project's repository"
             )
         return (
             "needs a checkpoint of your own making, for nobody publishes one ready to use. To do: "

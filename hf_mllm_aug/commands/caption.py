@@ -133,7 +133,7 @@ def caption(
         if first:
             names = ", ".join(member.label for member in run.members)
             say(f"{count(len(rows), 'picture')} of {source}, captioned by {names}")
-            show_resumption(run, folder)
+            show_resumption(run)
         summary = run.work(log_json=log_json, progress=first)
         if not first:
             return
@@ -152,7 +152,7 @@ def _stage(rows: Dataset, run: LongRun, out: Path, images: Images, source: str) 
     """Stage the captioned rows with their card, and say so."""
     from hf_mllm_aug import build_card, save_configs, to_configs
     from hf_mllm_aug.configs import split_name
-    from hf_mllm_aug.sources import is_hub_id
+    from hf_mllm_aug.loaders.recognise import is_hub_id
     from hf_mllm_aug.staged import keep_record
 
     augment = run.augment
@@ -178,14 +178,16 @@ def _check_output(out: Path, folder: str) -> None:
     """
     from hf_mllm_aug.staged import check_free
 
-    if "://" not in folder and Path(folder).resolve().is_relative_to(out.resolve()):
+    place = folder.removeprefix("file://")
+    local = None if "://" in place else Path(place).expanduser()
+    if local is not None and local.resolve().is_relative_to(out.resolve()):
         raise UsageError(
             f"--run-dir {folder} is in --out {out}, which is written at the end. Choose another --run-dir."
         )
     try:
         check_free(out)
     except OutputExistsError as error:
-        if "://" in folder or not Path(folder).is_dir():
+        if local is None or not local.is_dir():
             raise
         raise OutputExistsError(
             f"{error} The captions are safe in {folder}: to stage them under another name, add --run-dir {folder}"

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 from hf_mllm_aug import __version__
 from hf_mllm_aug.commands import quiet
 from hf_mllm_aug.commands.failures import WRONG_USAGE, exit_code, explain
-from hf_mllm_aug.commands.options import named
+from hf_mllm_aug.commands.options import chosen_rule, named
 from hf_mllm_aug.commands.outcomes import show_outcomes, show_resumption, show_speed
 from hf_mllm_aug.commands.terminal import count, say
 from hf_mllm_aug.dataset_job import (
@@ -221,14 +221,14 @@ def run_script(script: DataSetScript, words: Sequence[str]) -> None:
         if first:
             size = count(run.source.rows, "row") if run.source.rows is not None else "rows"
             say(f"{size} of {public_name(options.input)}, by {', '.join(member.label for member in run.members)}")
-            show_resumption(run, work.run)
+            show_resumption(run)
         summary = run.work()
         if not first:
             return
         show_speed(summary)
         if options.shard is not None:
             done, total = run.finished()
-            say(f"piece {options.shard} is done; {done:,} of {count(total or 0, 'shard')} are finished, in {work.run}")
+            say(f"piece {options.shard} is done; {done:,} of {count(total or 0, 'shard')} are finished, in {run.store}")
             say("next, when all are: the same command with --resume in place of --shard, which publishes")
             return
         rows = run.rows(pictures=options.images == "embed" or not run.fetches)
@@ -245,7 +245,7 @@ def _augment(options: argparse.Namespace) -> Augment:
         Captioner(name, checkpoint=checkpoint, preset=options.preset, batch_size=options.batch_size)
         for name, checkpoint in map(named, options.captioner or [CAPTIONER])
     ]
-    rule = options.rule or ("seed" if options.preset == "paper" else "sentence")
+    rule = chosen_rule(options.rule, options.preset)
     augment = Augment(captioners, shear=Shear(rule=rule), keep_unsheared=options.keep_unsheared)
     check_config_names([config_name(member.label) for member in augment.members])
     return augment
@@ -312,7 +312,7 @@ def _release(
 ) -> None:
     """Stage what was captioned, and publish it unless that was not wanted."""
     from hf_mllm_aug import push_to_hub
-    from hf_mllm_aug.sources import is_hub_id
+    from hf_mllm_aug.loaders.recognise import is_hub_id
 
     folder = work.release(options.output)
     images: Literal["embed", "none"] = options.images

@@ -21,11 +21,11 @@ _REASONS_SHOWN = 5
 _LEAST_SHARE = 0.005
 
 
-def show_resumption(run: LongRun, folder: str) -> None:
+def show_resumption(run: LongRun) -> None:
     """Say how much of a run was finished before, if anything was."""
     done, total = run.finished()
     if done:
-        say(f"{folder}: {done:,} of {count(total or 0, 'shard')} finished before; going on")
+        say(f"{run.store}: {done:,} of {count(total or 0, 'shard')} finished before; going on")
 
 
 def show_speed(summary: Summary) -> None:

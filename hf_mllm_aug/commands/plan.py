@@ -83,7 +83,7 @@ def plan(
             run = LongRun(
                 dataset, captioners, folder, shear=shear, keep_unsheared=keep_unsheared, shard_size=shard_size
             )
-            _show_progress(run, folder)
+            _show_progress(run)
         estimates = [
             measure(dataset, member, shear=shear, keep_unsheared=keep_unsheared, pictures=pictures)
             for member in captioners
@@ -93,13 +93,13 @@ def plan(
     _show_estimates(estimates, n_rows)
 
 
-def _show_progress(run: LongRun, folder: str) -> None:
+def _show_progress(run: LongRun) -> None:
     try:
         done, total = run.finished()
     except UsageError as error:  # what the captions would cost is still worth knowing
-        say(f"{folder} cannot be gone on with: {error}")
+        say(f"{run.store} cannot be gone on with: {error}")
         return
-    say(f"{folder}: {done:,} of {count(total or 0, 'shard')} finished")
+    say(f"{run.store}: {done:,} of {count(total or 0, 'shard')} finished")
 
 
 def _show_estimates(estimates: Sequence[Estimate], rows: int) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hf_mllm_aug import schema
+from hf_mllm_aug.errors import UsageError
 from hf_mllm_aug.long_runs.long_run import LongRun
 from hf_mllm_aug.long_runs.shard_files import KEY
 
@@ -56,13 +57,25 @@ def measure(
         shear: As in `run`.
         keep_unsheared: As in `run`.
         pictures: How many, at most.
+
+    Raises:
+        UsageError: The data set has no rows.
     """
+    if not len(dataset):
+        raise UsageError("the data set has no rows: there is nothing to measure")
     count = min(pictures, len(dataset))
     sample = dataset.select([number * len(dataset) // count for number in range(count)])
     with tempfile.TemporaryDirectory(prefix="hf-mllm-aug-plan-") as folder:
 
         def run_in(name: str, rows: Dataset) -> LongRun:
-            return LongRun(rows, captioner, f"{folder}/{name}", shear=shear, keep_unsheared=keep_unsheared)
+            return LongRun(
+                rows,
+                captioner,
+                f"{folder}/{name}",
+                shear=shear,
+                keep_unsheared=keep_unsheared,
+                shard_size=len(rows),  # one shard, whose table holds all of them
+            )
 
         # The first pictures load the model, and on a GPU make it choose its kernels.
         run_in("warm-up", sample.select(range(min(count, _WARM_UP)))).work(progress=False)

@@ -109,7 +109,8 @@ def tasks(job: Job, shard: int, retry: bool) -> list[Task]:
             if table is None:
                 found.append(Task(stage))
             elif failed:
-                found.append(Task(stage, job.shards.read(stage, shard), failed))
+                before = job.shards.read(stage, shard)  # of pictures much more than the columns above
+                found.append(Task(stage) if before is None else Task(stage, before, failed))
     return found
 
 

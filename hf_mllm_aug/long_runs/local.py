@@ -61,7 +61,6 @@ def work(job: Job, shards: Iterable[int], finished: Callable[[ShardReport], None
             else:
                 writer.submit(_finish, job, item, claims, finished)
             waiting = time.perf_counter()
-        claims.sweep()
 
 
 class _Writer:
@@ -85,7 +84,7 @@ class _Writer:
                 for future in self._waiting:
                     future.result()
         finally:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool.shutdown(wait=True)  # what is captioned is written, whatever ends the run
 
 
 def _claimed(job: Job, shards: Iterable[int], claims: Claims, stop: threading.Event) -> Iterator[ShardWork]:
@@ -159,9 +158,10 @@ def _row(number: int, key: str | None, generated: Caption, sheared: Caption) -> 
 def _finish(job: Job, item: ShardWork, claims: Claims, finished: Callable[[ShardReport], None]) -> None:
     start = time.perf_counter()
     report = ShardReport(item.shard, item.rows, seconds=item.seconds)
+    is_shard = item.is_shard(job)
     for task in item.tasks:
         if task.stage.captioner is not None:
-            if item.rows:
+            if is_shard:
                 job.shards.write(task.stage, item.shard, task.table(caption_schema()))
             failures = [row[ERROR] for row in task.results if row[ERROR] is not None]
             report.tokens[task.stage.name] = sum(row["tokens"] or 0 for row in task.results)
@@ -170,5 +170,5 @@ def _finish(job: Job, item: ShardWork, claims: Claims, finished: Callable[[Shard
         report.add(task.stage.name, len(task.results), failures)
         claims.release(task.stage.name, item.shard)
     report.seconds["writing"] = time.perf_counter() - start
-    if item.rows:
+    if is_shard:
         finished(report)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +17,7 @@ from hf_mllm_aug.augmentation import Augment
 from hf_mllm_aug.captioners import Captioner
 from hf_mllm_aug.errors import AugError, UnknownNameError, UsageError
 from hf_mllm_aug.long_runs import local, on_ray
+from hf_mllm_aug.long_runs.claims import Claims
 from hf_mllm_aug.long_runs.job import Job
 from hf_mllm_aug.long_runs.plan import Plan, make_plan, settle
 from hf_mllm_aug.long_runs.report import Reporter, ShardReport, Summary
@@ -74,7 +76,7 @@ def run(
         shear: As in `Augment`.
         keep_unsheared: As in `Augment`.
         fetch: Fetches the pictures first, which are kept in the folder too.
-        shard_size: Rows a shard, of a `Dataset` and of a stream that has one shard only.
+        shard_size: Rows a shard, of a `Dataset` and of a stream that has one shard only or is read as one.
         shard: Work only the shards i, i+n, i+2n, ...: ``(i, n)`` or ``"i/n"``, 0 <= i < n.
         executor: ``"local"``: this process. ``"ray"``: the workers of a Ray cluster, one on each GPU; extra ``ray``.
         address: Of the cluster: ``"auto"``, ``"host:port"``, ``"ray://host:port"``. None: the one that ``RAY_ADDRESS``
@@ -158,6 +160,7 @@ class LongRun:
         self._split = dataset.split
         self.store = open_store(output_dir)
         self._job: Job | None = None
+        self._looked: Job | None = None  # at the folder, before anything is written
 
     @functools.cached_property
     def _plan(self) -> Plan:
@@ -183,10 +186,13 @@ class LongRun:
         plan = settle(self.store, self._plan, write=write)
         if isinstance(self.source, StreamSource) and plan.source["rows"] is not None:
             self.source.learn(plan.source["rows"])
-        rank = os.environ.get("LOCAL_RANK", "")
-        number = int(rank) if rank.isdigit() else None
-        job = Job(self.source, self.store, plan, self.augment, self._fetch, self._retry_errors, number)
-        job.shards.scan(job.stages)
+        job = self._looked
+        if job is None or job.plan != plan:
+            rank = os.environ.get("LOCAL_RANK", "")
+            number = int(rank) if rank.isdigit() else None
+            job = Job(self.source, self.store, plan, self.augment, self._fetch, self._retry_errors, number)
+        job.shards.scan(job.stages)  # what an earlier look has found is not opened again
+        self._looked = job
         return job
 
     def finished(self) -> tuple[int, int | None]:
@@ -204,14 +210,14 @@ class LongRun:
         Raises:
             AugError: As `run`.
         """
-        try:
+        with self._told():
             job = self.job
             with Reporter(self._left(), None if log_json is None else Path(log_json), progress) as report:
                 self._executor(job, self._order(), report)
             job.shards.scan(job.stages)  # others may have finished some
+            with contextlib.closing(Claims(job.store)) as claims:
+                claims.sweep()
             self._note_rows()
-        except StoreError as error:
-            raise AugError(self._stopped(str(error))) from error
         return report.summary
 
     @property
@@ -227,8 +233,9 @@ class LongRun:
         """
         for _ in range(_TRIES):
             try:
-                numbers = [number for number in sorted(self._numbers()) if self.job.is_finished(number)]
-                return gather(self.job, numbers, self._split, pictures=pictures)
+                with self._told():
+                    numbers = [number for number in sorted(self._numbers()) if self.job.is_finished(number)]
+                    return gather(self.job, numbers, self._split, pictures=pictures)
             except MissingShardError:
                 self.work(progress=False)
         raise AugError(f"files in {self.store} are damaged as soon as they are written. To do: look at its disk.")
@@ -265,6 +272,14 @@ class LongRun:
         if plan.source["rows"] is None and self.source.rows is not None:
             known = {**plan.source, "rows": self.source.rows}
             settle(self.store, replace(plan, source=known, shards=self.source.shards))
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Say of a folder that fails what is finished in it, and what to do."""
+        try:
+            yield
+        except StoreError as error:
+            raise AugError(self._stopped(str(error))) from error
 
     def _stopped(self, problem: str) -> str:
         done = total = None

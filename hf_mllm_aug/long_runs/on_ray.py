@@ -41,8 +41,13 @@ _QUIET = logging.CRITICAL + 1
 # Ray reads these when it is imported or started. On the first two it depends what is said to the world: with the second
 # Ray listens on the loopback interface alone, as it does by itself on Windows and macOS.
 _PRIVATE = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-# And what is said to the terminal: that a task is tried again is no news.
-_SILENT = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DEDUP_LOGS_SKIP_REGEX": r"MapBatches\(_Worker\)"}
+# And what is said to the terminal: that a task is tried again is no news. What is tidied up behind a run's end must not
+# start a cluster of its own, as any use of ray else does.
+_SILENT = {
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": r"MapBatches\(_Worker\)",
+    "RAY_ENABLE_AUTO_CONNECT": "0",
+}
 
 
 def work(
@@ -65,7 +70,8 @@ def work(
     """
     if job.source.shards is None:
         raise UsageError(
-            "a stream of one shard is read from its beginning to its end, which a cluster cannot share. To do: take "
+            "a stream of one shard (or with take, skip, shuffle or the like, which go across its shards) is read from "
+            "its beginning to its end, which a cluster cannot share. To do: take "
             "the executor 'local', or a Dataset."
         )
     known = set() if job.retry_errors else set(job.shards.complete(job.stages))

@@ -45,6 +45,10 @@ class ShardWork:
     rows: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
+    def is_shard(self, job: Job) -> bool:
+        """Whether there is such a shard, now that it was read: one of a stream's own may be empty."""
+        return self.rows > 0 or job.source.shard_size is None
+
 
 @dataclass(frozen=True)
 class Block:
@@ -103,7 +107,7 @@ def _fetch(job: Job, work: ShardWork, task: Task) -> pa.Table:
             row = {ROW: batch.first + i, KEY: key, IMAGE: image, STATUS: status, REASON: reason}
             task.results.append(row)
     table = task.table(fetch_schema())
-    if work.rows:
+    if work.is_shard(job):
         job.shards.write(task.stage, work.shard, table)
     return table
 

@@ -161,7 +161,7 @@ class Shards:
         except FileNotFoundError:
             self._seen.pop((stage.name, shard), None)
             return None
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             self.set_aside(stage, shard, error)
             return None
 

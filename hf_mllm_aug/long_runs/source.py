@@ -1,13 +1,15 @@
 """The rows that a run works on: a `Dataset` by ranges of rows, a stream by its own shards.
 
 A stream that has one shard only is read on from its beginning, and cut into ranges as it comes; rows of shards that
-are finished are read past.
+are finished are read past. So is one whose shards, each for itself, would not give the rows that iterating gives: of
+``take``, ``skip``, ``shuffle``, interleaving and the like.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,6 +21,20 @@ if TYPE_CHECKING:
     from datasets import Dataset, Features, IterableDataset
 
 _SAMPLE = 16  # rows of a stream that tell it from others
+
+# Steps of a stream, by the names of their classes in `datasets`, that give of a shard alone what they give of it among
+# the others. Of steps that are not known here it is safe to think that they do not.
+_BY_SHARD = (
+    "ExamplesIterable",
+    "ArrowExamplesIterable",
+    "RebatchedArrowExamplesIterable",
+    "SelectColumnsIterable",
+    "VerticallyConcatenatedMultiSourcesExamplesIterable",
+    "MappedExamplesIterable",
+    "FilteredExamplesIterable",
+    "FormattedExamplesIterable",
+)
+_ACROSS = ("with_indices", "drop_last_batch")  # settings with which such a step does not
 
 
 @dataclass(frozen=True)
@@ -121,7 +137,7 @@ class StreamSource:
 
     Args:
         stream: The rows.
-        shard_size: Rows a shard, if the stream has but one of its own.
+        shard_size: Rows a shard, if the stream has but one of its own, or its shards cannot be read one by one.
     """
 
     kind = "stream"
@@ -132,11 +148,11 @@ class StreamSource:
         if not stream.features:
             raise UsageError("the stream has no rows, or none with columns: there is nothing to caption.")
         self.stream = stream.decode(False)
-        self._own = int(stream.num_shards)
+        self._own = int(stream.num_shards) if _splits(self.stream) else 1
         self.shards: int | None = self._own if self._own > 1 else None
         self.shard_size: int | None = None if self._own > 1 else shard_size
         self._rows: int | None = None
-        self._reading: tuple[int, Iterator[dict[str, Any]]] | None = None
+        self._place = threading.local()  # each thread reads on for itself: one fetches what another will read later
 
     @property
     def rows(self) -> int | None:
@@ -175,10 +191,10 @@ class StreamSource:
         if self.shard_size is None or (self._rows is not None and shard * self.shard_size >= self._rows):
             return
         start, end = shard * self.shard_size, (shard + 1) * self.shard_size
-        at, rows = self._reading or (0, iter(self.stream))
+        at, rows = getattr(self._place, "reading", None) or (0, iter(self.stream))
         if at > start:
             at, rows = 0, iter(self.stream)
-        self._reading = None
+        self._place.reading = None
         at += sum(1 for _ in itertools.islice(rows, start - at))
         if at == start:
             for batch in _batches(rows, start, end, size, columns):
@@ -187,10 +203,27 @@ class StreamSource:
         if at < end:
             self.learn(at)
         else:
-            self._reading = (at, rows)
+            self._place.reading = (at, rows)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_reading": None}
+        return {name: value for name, value in self.__dict__.items() if name != "_place"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._place = threading.local()
+
+
+def _splits(stream: IterableDataset) -> bool:
+    """Whether the rows of a stream's shards, one after the other, are the rows of the stream."""
+    of_node = getattr(stream, "_distributed", None) is not None  # every shard would be divided among the nodes again
+    return not of_node and _splits_at(getattr(stream, "_ex_iterable", None))
+
+
+def _splits_at(step: Any) -> bool:
+    if type(step).__name__ not in _BY_SHARD or any(getattr(step, name, False) for name in _ACROSS):
+        return False
+    before = getattr(step, "ex_iterables", None) or [getattr(step, "ex_iterable", None)]
+    return all(_splits_at(inner) for inner in before if inner is not None)
 
 
 def _batches(

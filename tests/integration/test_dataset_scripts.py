@@ -203,7 +203,7 @@ def test_yfcc15m_from_openais_list_and_the_metadata(
     assert "--metadata yfcc100m_dataset" in card
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_pieces_and_then_the_whole_are_one_run(tars: Path, tmp_path: Path, hub_env: dict[str, str]) -> None:
     words = ["--captioner", "tiny-llava", "--streaming"]
     whole = run("cc12m", tars, "me/aug", *words, "--dry-run", "--work-dir", "whole", env=hub_env, cwd=tmp_path)

@@ -13,8 +13,10 @@ import hf_mllm_aug
 from hf_mllm_aug import demo
 from hf_mllm_aug.errors import OutputExistsError
 from hf_mllm_aug.loopback_hub import LoopbackHub
+from hf_mllm_aug.schema import caption_column
 
 ROOT = Path(hf_mllm_aug.__file__).parents[1]
+CAPTIONERS = ("tiny-llava", "tiny-minigpt-4", "tiny-qwen-vl", "tiny-otter")
 
 
 def _demo(cwd: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -51,7 +53,8 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 def test_every_picture_is_in_the_table(shown: tuple[str, Path]) -> None:
     pictures = [path for path in demo.PICTURES.iterdir() if path.suffix in (".png", ".jpg", ".jpeg", ".webp")]
     assert len(pictures) >= 20
-    assert f"{len(pictures)} pictures, {len(pictures)} captioned, 0 failed" in shown[0]
+    for name in CAPTIONERS:
+        assert f"{name}: {len(pictures)} pictures, {len(pictures)} captioned, 0 failed" in shown[0]
 
 
 def test_what_shearing_cut_is_visible_without_colour(shown: tuple[str, Path]) -> None:
@@ -61,7 +64,7 @@ def test_what_shearing_cut_is_visible_without_colour(shown: tuple[str, Path]) ->
 
 def test_the_configs_the_card_and_the_address_are_told(shown: tuple[str, Path]) -> None:
     said, cwd = shown
-    for config in ("all", "raw", "tiny-llava"):
+    for config in ("all", "raw", *CAPTIONERS):
         assert re.search(rf"^{config}: \d+ rows of key, ", said, re.MULTILINE), config
     (card,) = re.findall(r"^card: (.*)$", said, re.MULTILINE)
     assert (cwd / card).is_file()
@@ -70,12 +73,12 @@ def test_the_configs_the_card_and_the_address_are_told(shown: tuple[str, Path]) 
 
 def test_what_was_published_was_read_back_and_compared(shown: tuple[str, Path]) -> None:
     read = re.findall(r'load_dataset\("local/mllm-aug-demo", "(.*?)"\): \d+ rows, equal to the staged', shown[0])
-    assert read == ["all", "raw", "tiny-llava"]
+    assert read == ["all", "raw", *CAPTIONERS]
 
 
 def test_recall_of_raw_and_new_captions_is_shown_with_its_encoder(shown: tuple[str, Path]) -> None:
     assert "encoder: tiny-clip" in shown[0]
-    for column in ("caption", "caption_tiny_llava"):
+    for column in ("caption", *map(caption_column, CAPTIONERS)):
         assert re.search(rf"^{column} +\d+ +([\d.]+% +){{5}}[\d.]+%", shown[0], re.MULTILINE), column
 
 

@@ -84,11 +84,13 @@ def _lines(log: Path) -> int:
 
 
 def test_twenty_kills_at_random_moments_change_nothing(home: Path, prepared: tuple[Path, dict[str, Any]]) -> None:
-    moments = random.Random(1)
+    moments, killed = random.Random(1), 0
     for _ in range(20):
         process = start(Work(home, pause=0.02))
         _kill_at_random(home, [process], moments)
-        assert process.exitcode == -signal.SIGKILL
+        assert process.exitcode in (-signal.SIGKILL, 0), "0: on a busy machine it may be done before the kill comes"
+        killed += process.exitcode != 0
+    assert killed >= 10
     assert sum(_worked(home).values()) >= 15, "they were killed before they did anything"
     assert finish(start(Work(home))) == 0
     assert_as_undisturbed(home, prepared[1])

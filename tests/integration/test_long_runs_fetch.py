@@ -8,7 +8,7 @@ from pathlib import Path
 import datasets
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 
 from hf_mllm_aug import Augment, Captioner, run
 from hf_mllm_aug.errors import ColumnError, UsageError
@@ -94,6 +94,39 @@ def test_a_stream_is_fetched_too(
     assert found["key"][:] == rows["key"][:]
     assert [caption is not None for caption in found["caption_one"][:]] == [n not in (2, 4) for n in range(7)]
     assert all(server.count(f"/{number}") == 1 for number in range(7))
+
+
+def test_a_stream_of_many_shards_is_read_once_by_each_that_needs_it(
+    captioner: Captioner, server: WebServer, tmp_path: Path
+) -> None:
+    read: list[int] = []
+    n_rows = 100
+    urls = [server.url(f"/{number % 7}") for number in range(n_rows)]
+
+    def source() -> Iterator[dict[str, object]]:
+        for number in range(n_rows):
+            read.append(number)
+            yield {"key": f"k{number}", "image": None, "url": urls[number], "caption": f"k{number}"}
+
+    stream = IterableDataset.from_generator(source, features=base_features())
+    long_run = LongRun(stream, captioner, tmp_path / "run", fetch=fetcher(), shard_size=1)
+    long_run.work(progress=False)
+    # Its first rows are its fingerprint; then it is fetched, and read beside that for captioning.
+    assert len(read) <= 2 * n_rows + 100
+    found = long_run.rows()
+    assert found["key"][:] == [f"k{number}" for number in range(n_rows)]
+    assert found["status"][2::7] == ["not_a_picture"] * len(range(2, n_rows, 7))
+    assert [error is None for error in found["error_one"][:]] == [status == "ok" for status in found["status"][:]]
+
+
+def test_an_empty_shard_of_a_stream_is_fetched_too(
+    rows: Dataset, captioner: Captioner, server: WebServer, tmp_path: Path
+) -> None:
+    stream = rows.to_iterable_dataset(3).filter(lambda row: row["key"] not in ("k3", "k4"))
+    long_run = LongRun(stream, captioner, tmp_path / "run", fetch=fetcher())
+    assert long_run.work(progress=False).shards == 3
+    assert long_run.finished() == (3, 3)
+    assert long_run.rows()["key"][:] == ["k0", "k1", "k2", "k5", "k6"]
 
 
 def test_columns_that_do_not_fit_are_named(rows: Dataset, captioner: Captioner, tmp_path: Path) -> None:

@@ -285,6 +285,7 @@ def test_each_worker_has_a_gpu_where_there_are_any_and_they_are_wanted(
         assert workers(on_cpu, 100) == (5, {"num_cpus": 3})
 
 
+@pytest.mark.soak
 def test_a_cluster_of_its_own_is_private_and_ends_with_ctrl_c(
     rows: Dataset, captioners: list[Captioner], expected: list[Any], tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from hf_mllm_aug import build_card, load_yfcc15m, save_configs, to_configs
 from hf_mllm_aug.errors import ColumnError, FormatError, UsageError
+from hf_mllm_aug.schema import base_features
 from hf_mllm_aug.sources import open_source
 from hf_mllm_aug.staged import keep_record, open_staged
 
@@ -220,3 +221,12 @@ def test_max_samples_are_held_in_a_file_and_read_again_when_the_source_changes(t
     assert pa.total_allocated_bytes() - before < 20 << 20, "38 MiB of pictures are in a file"
     write("second")
     assert open_source(str(tmp_path / "big.tar"), max_samples=1)["caption"] == ["second 0"]
+
+
+@pytest.mark.parametrize("form", ["saved", "parquet"])
+def test_a_source_without_rows_is_named(form: str, tmp_path: Path) -> None:
+    rows = Dataset.from_dict({name: [] for name in base_features()}, features=base_features())
+    path = tmp_path / ("empty" if form == "saved" else "empty.parquet")
+    rows.save_to_disk(path) if form == "saved" else rows.to_parquet(path)
+    with pytest.raises(UsageError, match=r"empty.* has no rows: there is nothing to caption"):
+        open_source(str(path))

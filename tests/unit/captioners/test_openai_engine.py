@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import socket
@@ -22,7 +23,7 @@ from hf_mllm_aug.captioners.patience import Patience
 from hf_mllm_aug.errors import CheckpointError, UsageError
 from tests.chat_server import ChatServer, Fault, Question, cut, says, stalled, status
 
-QUICK = Patience(timeout=1.5, tries=3, first_wait=0.02, max_wait=0.05, max_rest=2.0, max_failures=20)
+QUICK = Patience(timeout=1.5, connect=0.5, tries=3, first_wait=0.02, max_wait=0.05, max_rest=2.0, max_failures=20)
 WIDTHS = [40, 41, 42, 43, 44, 45]
 
 
@@ -251,6 +252,29 @@ def test_nobody_there_ends_the_call_at_once() -> None:
         with pytest.raises(CheckpointError, match="cannot be reached: is it running, and is base_url right"):
             ask(captioner, WIDTHS)
         assert time.monotonic() - start < 5
+
+
+def test_an_address_that_swallows_everything_ends_the_call_at_once() -> None:
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):  # nobody takes these up, so further ones are not even refused
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        captioner = Captioner("org/some", engine="openai", base_url=f"http://127.0.0.1:{full.getsockname()[1]}/v1")
+        start = time.monotonic()
+        with pytest.raises(CheckpointError, match="cannot be reached"):
+            ask(captioner, WIDTHS)
+        assert time.monotonic() - start < 5
+
+
+def test_what_is_meant_for_openai_is_kept_from_other_servers(
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-secret")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "project-secret")
+    assert ask(asking(server), [40])[0] == captions([40])
+    assert all("secret" not in str(headers) for headers in server.headers)
 
 
 def test_a_server_that_goes_away_ends_the_call() -> None:

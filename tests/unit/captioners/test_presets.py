@@ -8,6 +8,8 @@ import html
 import json
 import pickle
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -347,3 +349,21 @@ def test_a_converted_checkpoint_has_the_licence_of_its_parts_and_no_size_that_no
     described = Captioner("minigpt-4", checkpoint=folder).describe()
     assert described["licence"] == PRESETS["minigpt-4"].licence
     assert not re.search(r"\d+B", described["description"])
+
+
+def test_without_their_package_the_other_miniatures_are_named_and_not_there() -> None:
+    code = (
+        "import sys; sys.modules['hf_mllm_aug_miniatures'] = None\n"
+        "from PIL import Image\n"
+        "from hf_mllm_aug import Captioner, demo\n"
+        "print(demo.captioners())\n"
+        "try:\n"
+        "    Captioner('tiny-otter')({'image': Image.new('RGB', (8, 8))})\n"
+        "except ValueError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    embedded, failure = done.stdout.splitlines()
+    assert embedded == "['tiny-llava']"
+    assert "'tiny-otter' needs the package hf-mllm-aug-miniatures, which is not installed" in failure
+    assert "pip install ./miniatures" in failure

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import pickle
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +16,10 @@ from datasets import Dataset, DatasetDict
 from hf_mllm_aug import Augment, Captioner, Shear, run
 from hf_mllm_aug.errors import AugError, CaptionError, ColumnError, FormatError, UnknownNameError, UsageError
 from hf_mllm_aug.long_runs import LongRun, local
+from hf_mllm_aug.long_runs.claims import Claims
 from hf_mllm_aug.long_runs.report import ShardReport
+from hf_mllm_aug.long_runs.shard_files import Shards
+from hf_mllm_aug.long_runs.store import LocalStore, StoreError
 from tests.unit.long_runs.conftest import BROKEN, N_ROWS, Asked
 
 
@@ -60,6 +64,32 @@ def test_a_stream_gives_the_rows_of_its_data_set(
         assert values(found, list(expected)) == expected
     assert sorted(asked.keys[0]) == sorted(f"k{n}" for n in range(N_ROWS) if n != BROKEN)
     assert len(list((tmp_path / "run" / "one").glob("*.parquet"))) == 3
+
+
+@pytest.mark.parametrize("change", ["take", "skip"])
+def test_a_part_of_a_stream_is_that_of_iterating(
+    rows: Dataset, captioner: Captioner, tmp_path: Path, change: str
+) -> None:
+    stream = getattr(rows.to_iterable_dataset(3), change)(5)
+    found = run(stream, captioner, tmp_path / "run", shard_size=2)
+    assert found["key"][:] == [row["key"] for row in stream]
+    expected = mapped(rows.take(5) if change == "take" else rows.skip(5), Augment(captioner))
+    assert found["caption_one"][:] == expected["caption_one"][:]
+
+
+def test_empty_shards_of_a_stream_are_finished_too(
+    rows: Dataset, captioner: Captioner, tmp_path: Path, asked: Asked
+) -> None:
+    stream = rows.to_iterable_dataset(3).filter(lambda row: row["key"] not in ("k4", "k5", "k6", "k7"))
+    long_run = LongRun(stream, captioner, tmp_path / "run")
+    assert long_run.work().shards == 3
+    assert long_run.finished() == (3, 3)
+    assert long_run.rows()["key"][:] == [row["key"] for row in stream]
+    assert pq.read_table(tmp_path / "run" / "one" / "00001.parquet").num_rows == 0
+    assert LongRun(stream, captioner, tmp_path / "run").work().shards == 0, "none is left"
+    none = rows.to_iterable_dataset(3).filter(lambda row: row["key"] == "none")
+    assert len(run(none, captioner, tmp_path / "none")) == 0
+    assert len(list((tmp_path / "none" / "one").iterdir())) == 3
 
 
 def test_a_stream_that_was_broken_off_is_read_on(rows: Dataset, captioner: Captioner, tmp_path: Path) -> None:
@@ -120,7 +150,17 @@ def test_another_captioner_is_added_and_the_first_is_not_asked_again(
     assert sorted(json.loads((tmp_path / "run" / "plan.json").read_text())["captioners"]) == ["one", "two"]
 
 
-def test_an_error_keeps_what_is_finished(rows: Dataset, captioner: Captioner, tmp_path: Path, asked: Asked) -> None:
+def test_an_error_keeps_what_is_finished(
+    rows: Dataset, captioner: Captioner, tmp_path: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Shards.write
+
+    def slow(*arguments: Any) -> None:  # so that shards wait to be written when the model breaks
+        time.sleep(0.5)
+        write(*arguments)
+
+    monkeypatch.setattr(Shards, "write", slow)
+
     def fail(keys: Sequence[str]) -> None:
         if "k9" in keys:
             raise CaptionError("the model broke")
@@ -237,6 +277,51 @@ def test_the_summary_counts_rows_failures_and_time(rows: Dataset, captioner: Cap
     assert LongRun(rows, captioner, tmp_path / "run", shard_size=4).work().rows == 0
 
 
+def test_finished_shards_are_opened_once_and_later_ones_are_seen(
+    rows: Dataset, captioner: Captioner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(rows, captioner, tmp_path / "run", shard_size=4)
+    last = tmp_path / "run" / "one" / "00002.parquet"
+    content = last.read_bytes()
+    last.unlink()
+    opened: list[str] = []
+    real = LocalStore.open
+
+    def noted(store: LocalStore, name: str) -> IO[bytes]:
+        opened.append(name)
+        return real(store, name)
+
+    monkeypatch.setattr(LocalStore, "open", noted)
+    long_run = LongRun(rows, captioner, tmp_path / "run", shard_size=4)
+    assert long_run.finished() == (2, 3)
+    last.write_bytes(content)  # by another process
+    assert long_run.finished() == (3, 3)
+    assert long_run.work().rows == 0
+    assert sorted(opened) == [f"one/0000{n}.parquet" for n in range(3)]
+
+
+def test_claims_of_the_dead_are_swept_once_a_run(
+    rows: Dataset, captioner: Captioner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    void = tmp_path / "run" / "claims" / "two-00007.json"
+    void.parent.mkdir(parents=True)
+    void.write_text('{"host": "elsewhere", "pid": 1, "time": 0}')
+    swept: list[Claims] = []
+    real = Claims.sweep
+
+    def noted(claims: Claims) -> None:
+        swept.append(claims)
+        real(claims)
+
+    monkeypatch.setattr(Claims, "sweep", noted)
+    long_run = LongRun(rows, captioner, tmp_path / "run", shard_size=4)
+    for shard in range(3):  # as workers of a cluster do
+        local.work(long_run.job, [shard], lambda report: None)
+    assert (len(swept), void.exists()) == (0, True)
+    long_run.work()
+    assert (len(swept), void.exists()) == (1, False)
+
+
 def test_on_error_raise_ends_the_run(rows: Dataset, random_llava: Path, tmp_path: Path) -> None:
     with pytest.raises(CaptionError, match=f"row 'k{BROKEN}'"):
         run(rows, Captioner(random_llava, on_error="raise", name="one"), tmp_path / "run", shard_size=4)
@@ -277,3 +362,19 @@ def test_a_folder_that_cannot_be_written_is_one_line(rows: Dataset, captioner: C
     (tmp_path / "file").touch()
     with pytest.raises(AugError, match=r"cannot .*: Not a directory\. Once that is mended, the same command goes on"):
         run(rows, captioner, tmp_path / "file" / "run")
+
+
+def test_a_folder_that_fails_while_rows_are_joined_is_one_line(
+    rows: Dataset, captioner: Captioner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long_run = LongRun(rows, captioner, tmp_path / "run", shard_size=4)
+    long_run.work()
+
+    def fail(store: LocalStore, name: str) -> IO[bytes]:
+        raise StoreError(f"cannot read {name}: Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "open", fail)
+        with pytest.raises(AugError, match=r"error\. 3 of 3 shards are finished\. Once that is mended"):
+            long_run.rows()
+    assert len(long_run.rows()) == N_ROWS
