@@ -56,7 +56,8 @@ content-word F1 {vendor["content_f1"]:.2f} | `benchmarks/tiny/score.py` |
 {way["all 30 tokens, then shearing"]:.1f} times as long, one picture a call {way["one picture a call"]:.1f} times; \
 loaded in {speed["loading_s_median"]:.1f} s | `benchmarks/captioner.py` |
 | `run` by `tiny-llava`, {captioning["pictures"]:,} JPEGs of 500 px | {a_second:.0f} images a second, \
-{loop:.2f} times the paper's loop and {times["pipeline"]:.2f} times `Dataset.map` with a transformers pipeline: on a CPU the model is all that counts | `benchmarks/captioning.py` |
+{loop:.2f} times the paper's loop and {times["pipeline"]:.2f} times `Dataset.map` with a transformers pipeline: on a \
+CPU the model is all that counts | `benchmarks/captioning.py` |
 | `run`, {runs[0]["rows"]:,} and {runs[-1]["rows"]:,} rows by a model of 100 thousand weights | \
 {runs[0]["rows_per_second"]:.0f} and {runs[-1]["rows_per_second"]:.0f} rows a second; at most {runs[0]["peak_mib"]:,} \
 and {runs[-1]["peak_mib"]:,} MiB resident | `benchmarks/long_runs.py` |
