@@ -24,8 +24,8 @@ With uv, in an environment of its own, from tars that are here and are not copie
 On Hugging Face's machines, one of 64 pieces a job, what is done kept in a bucket; publish with --resume in place of
 --shard when all are done:
 
-    hf jobs uv run --flavor a10g-large -s HF_TOKEN -v hf://buckets/OWNER/work:/work cc12m.py \
-        pixparse/cc12m-wds OWNER/cc12m-captioned --streaming --work-dir /work/cc12m --shard 0/64
+    hf jobs uv run --flavor a10g-large -s HF_TOKEN -v hf://buckets/OWNER/kept:/kept cc12m.py \
+        pixparse/cc12m-wds OWNER/cc12m-captioned --streaming --work-dir /kept/cc12m --shard 0/64
 """
 
 from hf_mllm_aug import load_cc12m

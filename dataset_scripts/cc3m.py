@@ -23,8 +23,8 @@ With uv, in an environment of its own, the first thousand pictures of pixparse's
 
 On Hugging Face's machines, what is done kept in a bucket, and gone on with when the same line is run again:
 
-    hf jobs uv run --flavor a10g-large -s HF_TOKEN -v hf://buckets/OWNER/work:/work cc3m.py \
-        pixparse/cc3m-wds OWNER/cc3m-captioned --captioner llava-1.5 --captioner qwen-vl --work-dir /work/cc3m --resume
+    hf jobs uv run --flavor a10g-large -s HF_TOKEN -v hf://buckets/OWNER/kept:/kept cc3m.py \
+        pixparse/cc3m-wds OWNER/cc3m-captioned --captioner llava-1.5 --captioner qwen-vl --work-dir /kept/cc3m --resume
 """
 
 from hf_mllm_aug import load_cc3m

@@ -26,9 +26,9 @@ With uv, in an environment of its own, from a copy of the Hub's files:
 On Hugging Face's machines, with the Hub's files as a folder; what is done is kept in a bucket, and gone on with when
 the same line is run again:
 
-    hf jobs uv run --flavor a10g-large -s HF_TOKEN -v hf://buckets/OWNER/work:/work \
+    hf jobs uv run --flavor a10g-large -s HF_TOKEN -v hf://buckets/OWNER/kept:/kept \
         -v hf://datasets/dalle-mini/YFCC100M_OpenAI_subset:/yfcc yfcc15m.py \
-        /yfcc OWNER/yfcc15m-captioned --streaming --work-dir /work/yfcc15m --resume
+        /yfcc OWNER/yfcc15m-captioned --streaming --work-dir /kept/yfcc15m --resume
 """
 
 from hf_mllm_aug import load_yfcc15m
