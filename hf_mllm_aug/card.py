@@ -1,51 +1,54 @@
-"""The card of a data set: YAML that the Hub acts on, and a page that people read, from a template in ``cards/``.
+"""The card of a data set: YAML that the Hub acts on, a page that people read from a template in ``cards/``, and plots.
 
 Every value that a template shows is made inert on its way in (see `safe_text`), so a caption cannot become markup, a
 second YAML block or a template of its own, whatever the template's author forgets. What this library writes stands
-between marks; a later release replaces that and leaves alone what people wrote around it.
+between marks; a later release replaces that and leaves alone what people wrote (see `card_merge`).
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub import DatasetCard, DatasetCardData
+
 from hf_mllm_aug import __version__, schema
-from hf_mllm_aug.captioners.decoding import NEUTRAL
-from hf_mllm_aug.card_facts import ConfigFacts, collect, describe, samples
+from hf_mllm_aug.card_facts import ConfigFacts, collect, raw_counts
+from hf_mllm_aug.card_figures import boxes_figure, lengths_figure
+from hf_mllm_aug.card_marks import REPO_PLACEHOLDER, remember, written
+from hf_mllm_aug.card_metadata import card_metadata, with_template
+from hf_mllm_aug.card_samples import samples
+from hf_mllm_aug.card_settings import settings_text, shear_text, variant_text
+from hf_mllm_aug.card_statistics import SAMPLE
 from hf_mllm_aug.card_template import open_template
-from hf_mllm_aug.configs import check_config_names, config_metadata
-from hf_mllm_aug.parquet_shards import WrittenSplit, published_features
-from hf_mllm_aug.safe_text import plain, scrub, scrub_values
+from hf_mllm_aug.configs import check_config_names
+from hf_mllm_aug.picture_files import PictureRoot
+from hf_mllm_aug.safe_text import scrub, scrub_values
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
-    from huggingface_hub import DatasetCard
 
-REPO_PLACEHOLDER = "OWNER/NAME"
-"""Stands in the code of a card until the release has an address."""
+FIGURES = "figures/"
+"""Where the files of a card lie in a repository."""
 
-_TASKS = ["image-to-text", "text-to-image"]
-_TAGS = ["image-captioning", "synthetic", "multimodal", "hf-mllm-aug", "arxiv:2311.18765"]
-_SIZE_NAMES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
-_SIZES = [(10 ** (3 + i), name) for i, name in enumerate(_SIZE_NAMES)]
-_SETTING_ORDER = ("max_new_tokens", "engine", "dtype", "seed", "version")
-_SHOWN_ELSEWHERE = (
-    "name",
-    "model",
-    "revision",
-    "digest",
-    "prompt",
-    "decoding",
-    "licence",
-    "license",
-    "preset",
-    "variant",
-)
-_NOT_SHOWN = ("citation", "description", "package", "variants")
+_OVERVIEW = f"{FIGURES}{schema.ALL_CONFIG}-lengths.svg"
+
+
+class Card(DatasetCard):
+    """A card, and the files that it shows.
+
+    Args:
+        content: The README.
+        files: What goes into the repository beside it: paths below `FIGURES`, those of one config beginning with the
+            config's name and a hyphen, and the contents. `save_configs` writes them.
+    """
+
+    def __init__(
+        self, content: str, files: Mapping[str, bytes] | None = None, *, ignore_metadata_errors: bool = True
+    ) -> None:
+        super().__init__(content, ignore_metadata_errors=ignore_metadata_errors)
+        self.files: dict[str, bytes] = dict(files or {})
 
 
 def build_card(
@@ -61,10 +64,13 @@ def build_card(
     license: str | None = None,  # noqa: A002 (the card's own word)
     languages: Sequence[str] = ("en",),
     tags: Sequence[str] = (),
-    command: Sequence[str] = (),
-    sample_rows: int = 5,
-) -> DatasetCard:
+    command: Sequence[str] | Sequence[Sequence[str]] = (),
+    sample_rows: int = 8,
+    picture_root: PictureRoot | None = None,
+) -> Card:
     """Build the card of a data set from its configs.
+
+    Every caption is read once: some 200,000 of them a second on one core.
 
     Args:
         configs: The configs; see `to_configs`.
@@ -78,14 +84,17 @@ def build_card(
         pretty_name: The title.
         description: A paragraph about this data set.
         source: Where pictures and raw captions come from: a Hub id, or words.
-        license: The licence of the captions, as the Hub abbreviates it: ``"cc-by-4.0"``.
+        license: The licence of the captions, as the Hub abbreviates it: ``"cc-by-4.0"``. One that is not on the Hub's
+            list becomes ``other`` with its name.
         languages: ISO 639 codes of the captions' languages.
         tags: Further tags.
-        command: The words of the command that makes this data set again; local paths in it are cut to their names.
-        sample_rows: How many rows are shown.
+        command: The words of the command that makes this data set again, or several commands; local paths in it are
+            cut to their names.
+        sample_rows: How many rows are shown. Where `all` has pictures, they are shown with them, made small.
+        picture_root: Whose files may be opened for that; as for `save_configs`.
 
     Returns:
-        The card. ``str(card)`` is the README.
+        The card, with its plots and pictures as ``card.files``. ``str(card)`` is the README.
 
     Raises:
         UnknownNameError: There is no such template.
@@ -100,7 +109,6 @@ def build_card(
     (True, 'cc-by-4.0', False, False)
     """
     from datasets import Dataset
-    from huggingface_hub import DatasetCard, DatasetCardData
 
     named: dict[str, dict[str, Any]] = {
         name: {"train": rows} if isinstance(rows, Dataset) else dict(rows) for name, rows in configs.items()
@@ -108,21 +116,15 @@ def build_card(
     check_config_names(named)
     given = list(captioners) if isinstance(captioners, (list, tuple)) else [captioners]
     facts = collect(named, given)
+    files = _plots(facts, sheared=shear is not None)
+    shown = samples(named, sample_rows, picture_root)
+    files |= {sample.figure: sample.picture for sample in shown if sample.picture is not None}
     base = open_template(template)
     title = pretty_name or base.metadata.get("pretty_name")
     title = str(title or (repo_id.split("/")[-1] if repo_id else "Image captions by multimodal LLMs"))
-    metadata: dict[str, Any] = {
-        "pretty_name": plain(title, 200),
-        "license": license,
-        "language": list(languages),
-        "task_categories": _TASKS,
-        "size_categories": [_size_category(max(fact.rows for fact in facts))],
-        "source_datasets": [source] if source and re.fullmatch(r"[\w.-]+/[\w.-]+", source) else None,
-        "tags": [*_TAGS, *(plain(tag, 100) for tag in tags)],
-        **config_metadata(_unwritten(named)),
-    }
-    metadata = _with_template(metadata, base.metadata)
-    data = DatasetCardData(**{key: value for key, value in scrub_values(metadata).items() if value is not None})
+    commands = [list(command)] if command and isinstance(command[0], str) else [list(words) for words in command]
+    own = card_metadata(named, facts, title=title, source=source, license=license, languages=languages, tags=tags)
+    metadata = scrub_values(with_template(own, base.metadata))
     values = {
         "title": title,
         "description": description,
@@ -130,122 +132,63 @@ def build_card(
         "license": license,
         "repo_id": repo_id or REPO_PLACEHOLDER,
         "configs": facts,
-        "captioned": [fact for fact in facts if fact.name not in (schema.ALL_CONFIG, schema.RAW_CONFIG)],
-        "shear": _shear_text(shear),
+        "names": [fact.name for fact in facts],
+        "captioned": [fact for fact in facts if fact.is_captioned],
+        "has_pictures": any(sample.figure for sample in shown),
+        "overview": _OVERVIEW if _OVERVIEW in files else "",
+        "sample_size": SAMPLE,
+        "shear": shear_text(shear),
         "split": next(iter(next(iter(named.values())))),
-        "samples": samples(named, sample_rows),
-        "command": list(command),
+        "samples": shown,
+        "cut": any(tail for sample in shown for _, _, tail in sample.captions),
+        "commands": commands,
         "version": __version__,
-        "settings": _settings,
-        "variant": _variant,
+        "settings": settings_text,
+        "variant": variant_text,
     }
     body = scrub(base.render(values))
-    return DatasetCard(f"---\n{data.to_yaml()}\n---\n\n{body.strip()}\n", ignore_metadata_errors=True)
-
-
-def _with_template(own: Mapping[str, Any], template: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata of a card and those of its template: lists united, the template's first; else the card's own hold.
-
-    >>> _with_template({"license": None, "tags": ["a"]}, {"license": "other", "license_name": "x", "tags": ["b", "a"]})
-    {'license': 'other', 'license_name': 'x', 'tags': ['b', 'a']}
-    """
-    merged = dict(template)
-    if own.get("license") is not None:  # the name and the text of another licence do not belong to it
-        merged = {name: value for name, value in merged.items() if not name.startswith("license")}
-    for name, value in own.items():
-        if isinstance(value, list) and isinstance(merged.get(name), list):
-            merged[name] = list(dict.fromkeys([*merged[name], *value]))
-        elif value is not None or name not in merged:
-            merged[name] = value
-    return merged
-
-
-def _unwritten(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, WrittenSplit]]:
-    """What is known of the files before they are written; `save_configs` puts the true sizes in."""
-    return {
-        name: {
-            split: WrittenSplit(published_features(dataset.features), len(dataset), dataset.data.nbytes)
-            for split, dataset in splits.items()
-        }
-        for name, splits in configs.items()
+    data = DatasetCardData(**{key: value for key, value in metadata.items() if value is not None})
+    inputs = {
+        "template": _shipped(template),
+        "pretty_name": pretty_name,
+        "description": description,
+        "source": source,
+        "license": license,
+        "commands": commands,
     }
+    card = Card(f"---\n{data.to_yaml()}\n---\n\n{body.strip()}\n", files)
+    return remember(card, scrub_values(inputs))
 
 
-def _size_category(rows: int) -> str:
-    """The Hub's name for a number of rows.
+def inputs_of(card: DatasetCard) -> dict[str, Any]:
+    """What a card was built from that cannot be read from its configs, as arguments for `build_card`.
 
-    >>> _size_category(999), _size_category(1000), _size_category(2 * 10**12)
-    ('n<1K', '1K<n<10K', 'n>1T')
+    Args:
+        card: A card that `build_card` made, perhaps changed since.
     """
-    above = [label for size, label in _SIZES if rows >= size]
-    if not above:
-        return "n<1K"
-    if len(above) == len(_SIZES):
-        return "n>1T"
-    return f"{above[-1]}<n<{_SIZES[len(above)][1]}"
+    said = written(card, "inputs") or {}
+    names = ("template", "pretty_name", "description", "source", "license")
+    texts = {name: said[name] for name in names if isinstance(said.get(name), str)}
+    commands = said.get("commands")
+    return {**texts, "command": [list(map(str, words)) for words in commands if words] if commands else []}
 
 
-def _shear_text(shear: object) -> str | None:
-    if shear is None or isinstance(shear, str):
-        return shear
-    settings = describe(shear)
-    rule = settings.pop("rule", None)
-    words = [f"rule {rule}"] if rule else []
-    return ", ".join([*words, *(f"{key} {value}" for key, value in settings.items())])
+def _shipped(template: str | Path | None) -> str | None:
+    """A template's name, if every installation has it."""
+    return template if isinstance(template, str) and "." not in template else None
 
 
-def _settings(fact: ConfigFacts) -> str:
-    """A captioner's decoding and other settings in one line; parameters that change nothing are left out."""
-    settings = dict(fact.captioner)
-    decoding = settings.get("decoding")
-    if isinstance(decoding, Mapping):
-        idle = {**NEUTRAL, "sentence_stop": False}
-        parts = [f"{k}={v}" for k, v in decoding.items() if k == "do_sample" or k not in idle or v != idle[k]]
-    else:
-        parts = [str(decoding)] if decoding else []
-    rest = {key: value for key, value in settings.items() if key not in (*_SHOWN_ELSEWHERE, *_NOT_SHOWN)}
-    if isinstance(rest.get("clean_up"), Mapping):
-        rest["clean_up"] = _clean_up(rest["clean_up"])
-        rest = {key: value for key, value in rest.items() if key != "clean_up" or value}
-    order = [*(key for key in _SETTING_ORDER if key in rest), *(key for key in rest if key not in _SETTING_ORDER)]
-    return ", ".join([*parts, *(f"{key}={rest[key]}" for key in order)])
-
-
-def _variant(fact: ConfigFacts) -> str:
-    """Which variant of a preset was asked, what was set otherwise, and what the preset's other variants are."""
-    chosen, variants = fact.captioner.get("variant"), fact.captioner.get("variants") or {}
-    if not isinstance(variants, Mapping) or not isinstance(variants.get(chosen), Mapping):
-        return ""
-    overridden = " and ".join(_overridden(fact.captioner, variants[chosen]))
-    text = f"variant {chosen} of {fact.captioner.get('preset')}{f', {overridden} overridden' if overridden else ''}"
-    others = {name: variant for name, variant in variants.items() if name != chosen and isinstance(variant, Mapping)}
-    for name, variant in others.items():
-        asked = variant.get("prompt")
-        question = "asks the same" if asked == fact.captioner.get("prompt") else f'asks "{asked}"'
-        decoding = ", ".join(f"{key}={value}" for key, value in (variant.get("decoding") or {}).items())
-        clean_up = _clean_up(variant.get("clean_up") or {})
-        text += f"; variant {name} {question}, decodes {f'with {decoding}' if decoding else 'greedily'}, "
-        text += f"cleans up {clean_up}" if clean_up else "cleans up nothing"
-    return text
-
-
-def _overridden(captioner: Mapping[str, Any], variant: Mapping[str, Any]) -> list[str]:
-    """What a captioner has otherwise than its variant."""
-    decoding = captioner.get("decoding") or {}
-    used = {name: decoding.get(name, value) for name, value in NEUTRAL.items()}
-    now = captioner.get("prompt"), used, captioner.get("clean_up") or {}
-    then = variant.get("prompt"), {**NEUTRAL, **(variant.get("decoding") or {})}, variant.get("clean_up") or {}
-    words = ("prompt", "decoding", "clean-up")
-    return [word for word, one, other in zip(words, now, then, strict=True) if one != other]
-
-
-def _clean_up(rules: Mapping[str, Any]) -> str:
-    """A captioner's clean-up in words: each rule, and the strings that it goes by.
-
-    >>> _clean_up({"stops": ["###", "."], "dropped": ["U+200B"]})
-    'stops "###" ".", dropped U+200B'
-    """
-    return ", ".join(
-        f"{rule} {' '.join(text if rule == 'dropped' else json.dumps(text, ensure_ascii=False) for text in strings)}"
-        for rule, strings in rules.items()
-    )
+def _plots(facts: Sequence[ConfigFacts], *, sheared: bool) -> dict[str, bytes]:
+    """The plots of a card, by their paths; the facts learn theirs."""
+    files = {}
+    raw = raw_counts(facts)
+    for fact in facts:
+        if fact.is_captioned and fact.counts.texts:
+            fact.figure = f"{FIGURES}{fact.name}-lengths.svg"
+            now = "after shearing" if sheared or fact.generated else "captions"
+            series = {"raw": raw, "before shearing": fact.generated, now: fact.counts}
+            files[fact.figure] = lengths_figure(fact.name, {k: counts for k, counts in series.items() if counts})
+    shown = {fact.name: fact.counts for fact in facts if fact.name != schema.ALL_CONFIG and fact.counts.texts}
+    if shown and any(fact.name == schema.ALL_CONFIG for fact in facts):
+        files[_OVERVIEW] = boxes_figure(shown)
+    return files

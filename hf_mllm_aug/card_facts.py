@@ -1,34 +1,54 @@
-"""What a data set's card says in numbers, counted over the configs column by column, never all rows at once."""
+"""What a data set's card says of each config, counted column by column, never all rows at once."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hf_mllm_aug import schema
+from hf_mllm_aug.card_statistics import TextCounts, column, count_texts
 from hf_mllm_aug.configs import captioner_name, config_name
 from hf_mllm_aug.safe_text import plain, scrub, scrub_values
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_BATCH_ROWS = 50_000
 _REASONS = 5
 
 
 @dataclass
 class ConfigFacts:
-    """One row of the card's table. Word counts are means over the captions that are there."""
+    """One config.
+
+    Args:
+        name: Its name.
+        rows: Its rows.
+        counts: Its captions in numbers; of `all`, its raw captions.
+        generated: What its captioner wrote, before shearing; None where that was not kept.
+        failures: Why captions are null, the most frequent reasons first, each with its number of rows.
+        captioner: The settings of its captioner, as far as they are known.
+        figure: The path of its plot in the repository; empty if there is none.
+    """
 
     name: str
     rows: int
-    captions: int
-    words: float | None
-    words_generated: float | None = None
+    counts: TextCounts
+    generated: TextCounts | None = None
     failures: list[tuple[str, int]] = field(default_factory=list)
     captioner: dict[str, Any] = field(default_factory=dict)
+    figure: str = ""
+
+    @property
+    def is_captioned(self) -> bool:
+        """Whether a captioner wrote its captions."""
+        return self.name not in (schema.ALL_CONFIG, schema.RAW_CONFIG)
+
+    @property
+    def failed(self) -> int:
+        """Rows without a caption."""
+        return self.rows - self.counts.texts
 
 
 def describe(thing: object) -> dict[str, Any]:
@@ -60,67 +80,34 @@ def collect(configs: Mapping[str, Mapping[str, Dataset]], captioners: Sequence[o
     """
     described = {config_name(captioner_name(captioner)): describe(captioner) for captioner in captioners}
     everything = list(configs.get(schema.ALL_CONFIG, {}).values())
+    counted = {
+        name: count_texts(list(splits.values()), schema.CAPTION)
+        for name, splits in configs.items()
+        if name != schema.ALL_CONFIG or schema.RAW_CONFIG not in configs  # the raw captions of `all` are those of `raw`
+    }
     facts = []
     for name, splits in configs.items():
         rows = sum(len(dataset) for dataset in splits.values())
-        captions, words = _words(splits.values(), schema.CAPTION)
-        fact = ConfigFacts(name, rows, captions, words, captioner=described.get(name, {}))
-        if name not in (schema.ALL_CONFIG, schema.RAW_CONFIG):
-            fact.words_generated = _words(everything, schema.generated_column(name))[1]
+        counts = counted[name] if name in counted else counted[schema.RAW_CONFIG]
+        fact = ConfigFacts(name, rows, counts, captioner=described.get(name, {}))
+        if fact.is_captioned:
+            generated = count_texts(everything, schema.generated_column(name), closely=False)
+            fact.generated = generated if generated.texts else None
             fact.failures = _reasons(everything, schema.error_column(name))
-            missing = rows - captions - sum(count for _, count in fact.failures)
-            if missing > 0:
-                fact.failures.append(("no reason given", missing))
+            if (unexplained := fact.failed - sum(count for _, count in fact.failures)) > 0:
+                fact.failures.append(("no reason given", unexplained))
         facts.append(fact)
     return facts
 
 
-def samples(configs: Mapping[str, Mapping[str, Dataset]], count: int) -> list[tuple[str, list[tuple[str, str | None]]]]:
-    """Rows to show, spread over the first split: the key of each, and its caption in every config but `all`.
-
-    Args:
-        configs: The splits of each config, of equal rows in equal order.
-        count: The most rows.
-
-    Returns:
-        For each row its key and its captions, each with its config's name.
-    """
-    shown = {name: next(iter(splits.values())) for name, splits in configs.items() if name != schema.ALL_CONFIG}
-    shown = {n: d for n, d in shown.items() if {schema.KEY, schema.CAPTION} <= set(d.column_names)}
-    lengths = {len(dataset) for dataset in shown.values()}
-    if len(lengths) != 1 or not (length := lengths.pop()):
-        return []
-    picked = sorted({round(i * (length - 1) / max(1, count - 1)) for i in range(min(count, length))})
-    parts = {n: d.select_columns([schema.KEY, schema.CAPTION]).select(picked)[:] for n, d in shown.items()}
-    keys = next(iter(parts.values()))[schema.KEY]
-    if any(part[schema.KEY] != keys for part in parts.values()):
-        return []
-    return [(key, [(n, part[schema.CAPTION][i]) for n, part in parts.items()]) for i, key in enumerate(keys)]
+def raw_counts(facts: Sequence[ConfigFacts]) -> TextCounts | None:
+    """The raw captions in numbers, if a config has them."""
+    return next((fact.counts for fact in facts if not fact.is_captioned and fact.counts.texts), None)
 
 
-def _column(datasets: Iterable[Dataset], column: str) -> Iterator[Any]:
-    for dataset in datasets:
-        if column in dataset.column_names:
-            for batch in dataset.select_columns([column]).with_format("arrow").iter(_BATCH_ROWS):
-                yield batch.column(column)
-
-
-def _words(datasets: Iterable[Dataset], column: str) -> tuple[int, float | None]:
-    """How many texts a column has, and their mean number of words."""
-    import pyarrow.compute as pc
-
-    texts = words = 0
-    for values in _column(datasets, column):
-        present = pc.utf8_trim_whitespace(values.drop_null().cast("string"))
-        texts += len(present)
-        lengths = pc.list_value_length(pc.utf8_split_whitespace(pc.filter(present, pc.not_equal(present, ""))))
-        words += pc.sum(lengths).as_py() or 0
-    return texts, words / texts if texts else None
-
-
-def _reasons(datasets: Iterable[Dataset], column: str) -> list[tuple[str, int]]:
+def _reasons(datasets: Sequence[Dataset], name: str) -> list[tuple[str, int]]:
     counts: Counter[str] = Counter()
-    for values in _column(datasets, column):
+    for values in column(datasets, name):
         for item in values.drop_null().value_counts().to_pylist():
             # A reason may begin with the name of its file; the reason itself is what can be counted.
             reason = plain(scrub(str(item["values"])), 200)

@@ -3,19 +3,27 @@
 A template may begin with YAML between lines of ``---``: what it says about its data set goes into the card's metadata.
 The rest is Jinja. A template of your own may build upon one of these, too: ``{% extends "default.md" %}``, and blocks
 in place of the default's.
+
+What a template may print: ``title``, ``description``, ``source``, ``license``, ``repo_id``, ``version``, ``shear``;
+``configs`` (see `ConfigFacts`), of them ``captioned``, and their ``names``; ``samples`` (see `Sample`); ``commands``;
+``split``, the first one's name; ``overview``, the path of the plot of all configs; ``sample_size``, ``has_pictures``,
+``cut``; and ``settings(captioner)`` and ``variant(captioner)``, texts about a captioner. Filters: ``clip(limit)``,
+``caption(limit)``, ``number(digits)``, ``percent``, ``code``, ``command``, ``lines``, ``model(captioner)``.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from hf_mllm_aug.card_samples import breakable
+from hf_mllm_aug.card_settings import hub_id
 from hf_mllm_aug.errors import UnknownNameError, UsageError
 from hf_mllm_aug.safe_text import inert, plain, scrub
 
@@ -71,6 +79,11 @@ class CardTemplate:
         environment.filters["code"] = lambda value: Markup(re.sub(r"[^A-Za-z0-9._+/-]", "", str(value)))
         environment.filters["command"] = lambda words: Markup(shell_line(words))
         environment.filters["clip"] = lambda value, limit: None if value is None else plain(scrub(str(value)), limit)
+        environment.filters["caption"] = lambda text, limit: plain(breakable(plain(scrub(str(text)))), limit)
+        environment.filters["number"] = lambda value, digits=0: "" if value is None else f"{value:,.{digits}f}"
+        environment.filters["percent"] = lambda share: "" if share is None else f"{share:.1%}"
+        environment.filters["lines"] = lambda text: Markup("\n".join(inert_lines(str(text))))
+        environment.filters["model"] = lambda name, captioner: Markup(model_link(str(name), captioner))
         try:
             return environment.from_string(self.text).render(**values)
         except jinja2.TemplateError as error:
@@ -133,6 +146,28 @@ def template_path(template: str | Path | None = None) -> Path:
     if name not in known:
         raise UnknownNameError("card template", name, known, "Or pass the path of a Jinja file.")
     return known[name]
+
+
+def inert_lines(text: str) -> Iterator[str]:
+    r"""The lines of a text that keep their indentation, each made inert; empty ones would end a block of HTML.
+
+    >>> list(inert_lines("@misc{x,\n\n  title = {<b>}\n}"))
+    ['&#64;misc&#123;x,', '  title &#61; &#123;&#60;b&#62;&#125;', '&#125;']
+    """
+    for line in text.splitlines():
+        if safe := inert(line):
+            yield " " * min(len(line) - len(line.lstrip(" ")), 20) + safe
+
+
+def model_link(name: str, captioner: Mapping[str, Any]) -> str:
+    """A model's name, as a link to the Hub where it has an address there; HTML.
+
+    >>> model_link("a/b", {"model": "a/b"}), model_link("a/b", {"model": "a/b", "digest": "01ab"})
+    ('<a href="https://huggingface.co/a/b">a&#47;b</a>', 'a&#47;b')
+    """
+    return (
+        f'<a href="https://huggingface.co/{found}">{inert(name)}</a>' if (found := hub_id(captioner)) else inert(name)
+    )
 
 
 def shell_line(words: Iterable[str]) -> str:

@@ -23,8 +23,11 @@ from hf_mllm_aug.commands.evaluate import evaluate
 from hf_mllm_aug.commands.failures import INTERRUPTED, exit_code, explain
 from hf_mllm_aug.commands.models import models
 from hf_mllm_aug.commands.plan import plan
+from hf_mllm_aug.commands.preview import preview
 from hf_mllm_aug.commands.publish import publish
+from hf_mllm_aug.commands.publish_metric import publish_metric
 from hf_mllm_aug.commands.shear import shear
+from hf_mllm_aug.commands.unpublish import unpublish
 
 app = typer.Typer(
     name="hf-mllm-aug",
@@ -38,7 +41,10 @@ app.command(epilog="Example: hf-mllm-aug demo")(demo)
 app.command(epilog="Example: hf-mllm-aug caption photos/ --captioner tiny-llava --out captions")(caption)
 app.command(epilog="Example: hf-mllm-aug plan photos/ --captioner tiny-llava --rows 1000000")(plan)
 app.command(epilog="Example: hf-mllm-aug shear captions --out captions-short --rule raw")(shear)
+app.command(epilog="Example: hf-mllm-aug preview captions")(preview)
 app.command(epilog="Example: hf-mllm-aug publish captions OWNER/NAME --private")(publish)
+app.command(epilog="Example: hf-mllm-aug unpublish OWNER/NAME otter --dry-run")(unpublish)
+app.command("publish-metric", epilog="Example: hf-mllm-aug publish-metric OWNER/NAME")(publish_metric)
 app.command(epilog="Example: hf-mllm-aug evaluate --model openai/clip-vit-base-patch32 --dataset captions")(evaluate)
 app.command(epilog="Example: hf-mllm-aug models")(models)
 app.add_typer(convert, name="convert")

@@ -18,8 +18,10 @@ from hf_mllm_aug import schema
 from hf_mllm_aug.captioners.presets import PRESETS
 from hf_mllm_aug.errors import ColumnError, OutputExistsError, UsageError
 from hf_mllm_aug.keys import check_keys, make_keys
-from hf_mllm_aug.parquet_shards import WrittenSplit, holds_pictures, write_split
+from hf_mllm_aug.parquet_shards import WrittenSplit, holds_pictures
+from hf_mllm_aug.picture_files import PictureRoot
 from hf_mllm_aug.safe_text import scrub, scrub_values
+from hf_mllm_aug.staging import FIGURES, put_in_place, shard_bytes, write_configs, write_figures
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 README = "README.md"
 _CONFIG_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _SPLIT_NAME = re.compile(r"\w+(\.\w+)*")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)(i?)[bB]?")
 
 
 def captioner_name(captioner: object) -> str:
@@ -171,6 +172,8 @@ def save_configs(
     split: str = "train",
     max_shard_size: int | str = "500MB",
     overwrite: bool = False,
+    picture_root: PictureRoot | None = None,
+    num_proc: int | None = None,
 ) -> Path:
     """Write the folder that is the Hub repository to be: Parquet shards of every config, and the card.
 
@@ -180,10 +183,17 @@ def save_configs(
     Args:
         configs: A `Dataset` for each config, or a `DatasetDict` with its splits; see `to_configs`.
         folder: The folder to make. It may exist if it is empty.
-        card: The card, or its text; its ``configs`` and ``dataset_info`` are set here. None builds one: `build_card`.
+        card: The card, or its text; its ``configs`` and ``dataset_info`` are set here, and its ``files`` (figures, see
+            `build_card`) are written beside it. None builds one: `build_card`.
         split: The name of a `Dataset`'s only split.
         max_shard_size: Where a Parquet file ends, in bytes or as ``"500MB"``.
         overwrite: Whether a folder that is not empty is replaced.
+        picture_root: Folders, or addresses such as ``hf://datasets/OWNER/NAME``, whose files may be embedded. Without
+            it, pictures that are no bytes but paths are embedded only if the rows were built in this process or found
+            in a folder (`load_picture_folder`, imagefolder); rows from elsewhere could name any file of this machine.
+            What may not be opened is published as null, counted and logged. See `picture_files`.
+        num_proc: How many configs are encoded at once, in threads: the work is done by Arrow, outside of Python's
+            lock. None takes one for each processor, four at most; each needs some 300 MB with pictures.
 
     Returns:
         The folder.
@@ -204,7 +214,7 @@ def save_configs(
     from huggingface_hub import DatasetCard
 
     folder = Path(folder)
-    shard_bytes = _bytes(max_shard_size)
+    max_bytes = shard_bytes(max_shard_size)
     named = {c: dict(rows) if isinstance(rows, DatasetDict) else {split: rows} for c, rows in configs.items()}
     check_config_names(named)
     if bad := [s for splits in named.values() for s in splits if not _SPLIT_NAME.fullmatch(s)]:
@@ -217,21 +227,20 @@ def save_configs(
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
     try:
-        written = {
-            name: {s: write_split(rows, staging / name, s, shard_bytes) for s, rows in splits.items()}
-            for name, splits in named.items()
-        }
+        written = write_configs(named, staging, max_bytes, picture_root, num_proc)
         if card is None:
             # The one step to the right in the order of modules: a folder without its card is no repository.
             from hf_mllm_aug.card import build_card
 
             card = build_card(named)
+        files = dict(getattr(card, "files", {}))
         card = DatasetCard(str(card), ignore_metadata_errors=True)
         for field, value in config_metadata(written).items():
             card.data[field] = value
         _scrub_card(card)
+        write_figures(files, staging)
         (staging / README).write_text(str(card), encoding="utf-8", newline="")
-        _put_in_place(staging, folder)
+        put_in_place(staging, folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return folder
@@ -241,7 +250,7 @@ def check_config_names(names: Iterable[str]) -> None:
     """Refuse configs that would make a repository that cannot be loaded.
 
     Raises:
-        UsageError: There is none, one is called ``data``, or a name is no folder's.
+        UsageError: There is none, one is called ``data`` or ``figures``, or a name is no folder's.
     """
     names = list(names)
     if not names:
@@ -249,6 +258,8 @@ def check_config_names(names: Iterable[str]) -> None:
     for name in names:
         if name == "data":
             raise UsageError("a config cannot be called 'data': datasets refuses it. Give the captioner another name.")
+        if name.lower() == FIGURES:
+            raise UsageError(f"a config cannot be called {name!r}: the card's files are there. Give it another name.")
         if not _CONFIG_NAME.fullmatch(name) or ".." in name:
             raise UsageError(f"{name!r} cannot name a config: use letters, digits, '.', '_', '+' and '-'.")
     folded = Counter(name.lower() for name in names)
@@ -302,29 +313,6 @@ def _scrub_card(card: DatasetCard) -> None:
     for field, value in vars(card.data).items():
         card.data[field] = scrub_values(value)
     card.text = scrub(card.text)
-
-
-def _put_in_place(staging: Path, folder: Path) -> None:
-    old = None
-    if folder.exists() and any(folder.iterdir()):
-        old = folder.rename(staging.with_suffix(".old"))
-    elif folder.exists():
-        folder.rmdir()
-    try:
-        staging.rename(folder)
-    except OSError:
-        if old is not None:
-            old.rename(folder)
-        raise
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _bytes(size: int | str) -> int:
-    match = _SIZE.fullmatch(str(size).strip())
-    if not match or float(match[1]) <= 0:
-        raise UsageError(f"max_shard_size={size!r}: give bytes, or text such as '500MB'.")
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2].lower() or " "))
 
 
 def _rename(dataset: Dataset, names: Mapping[str, str]) -> Dataset:

@@ -7,6 +7,8 @@ puts them in order, and publishes.
 from __future__ import annotations
 
 import logging
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -259,6 +261,22 @@ def stage(
     keep_record(card, augment.describe())
     save_configs(configs, folder, card=card, split=split_name(rows.split), overwrite=True)
     return configs
+
+
+def this_command(words: Sequence[str] | None = None) -> list[str]:
+    """The words of the ``hf-mllm-aug`` command that runs, without what is of this machine alone: paths become names.
+
+    Args:
+        words: Those behind the program's name; None for this process's own.
+
+    >>> this_command(["caption", "/", "--captioner=tiny-llava", "--out", "captions"])
+    ['hf-mllm-aug', 'caption', '/', '--captioner=tiny-llava', '--out', 'captions']
+    """
+    clean = []
+    for word in sys.argv[1:] if words is None else words:
+        head, equals, path = word.rpartition("=")  # --out=DIR, NAME=CHECKPOINT
+        clean.append(f"{head}{equals}{Path(path).name or path}" if os.path.exists(path) else word)
+    return ["hf-mllm-aug", *clean]
 
 
 def public_name(source: str) -> str:

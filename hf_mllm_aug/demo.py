@@ -125,6 +125,7 @@ def stage(rows: Dataset, augment: Augment, folder: Path) -> dict[str, Dataset]:
         pretty_name="hf-mllm-aug demo",
         description="The pictures that come with hf-mllm-aug, captioned by miniature models. No training data.",
         source="Open Clip Art; the columns creator and license name the authors and their terms.",
+        command=["hf-mllm-aug", "demo"],
     )
     keep_record(card, augment.describe())
     save_configs(configs, folder, card=card)

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from hf_mllm_aug.errors import PublishError
 from hf_mllm_aug.safe_text import plain, scrub
 
 _LOG = logging.getLogger(__name__)
@@ -19,6 +18,8 @@ _AGAIN = (408, 429, 500, 502, 503, 504)
 _FIRST_WAIT = 0.5
 _LONGEST_WAIT = 30.0
 _UNREACHABLE_TRIES = 3
+_CONFLICT_TRIES = 8
+_LONGEST_CONFLICT_WAIT = 8.0
 
 
 class Retry:
@@ -29,7 +30,8 @@ class Retry:
 
     Args:
         max_retries: How many failures in a row are met by another try. A Hub that cannot be reached at all, or a name
-            that does not resolve, gets fewer: it does not come back within a minute.
+            that does not resolve, gets fewer: it does not come back within a minute. Conflicts get eight times as many,
+            and shorter waits, for each of them means that another publisher got through.
     """
 
     def __init__(self, max_retries: int) -> None:
@@ -46,21 +48,26 @@ class Retry:
         Raises:
             Exception: The last failure, if it does not pass.
         """
-        for failures in range(1, self.max_retries + 2):
+        failures = met = 0
+        while True:
             try:
                 return call()
             except Exception as error:
-                status = status_of(error)
-                passes = may_pass(error) or (conflicts and status in CONFLICTS)
-                limit = min(self.max_retries, _UNREACHABLE_TRIES) if is_unreachable(error) else self.max_retries
-                if not passes or failures > limit:
-                    raise
-                wait = retry_after(error)
-                if wait is None:
-                    wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (failures - 1)) * random.uniform(0.5, 1.5)
+                if conflicts and status_of(error) in CONFLICTS:
+                    failures, met = 0, met + 1
+                    if met > self.max_retries * _CONFLICT_TRIES:
+                        raise
+                    wait = min(_LONGEST_CONFLICT_WAIT, _FIRST_WAIT * 2 ** min(met - 1, 10))
+                else:
+                    failures += 1
+                    limit = min(self.max_retries, _UNREACHABLE_TRIES) if is_unreachable(error) else self.max_retries
+                    if not may_pass(error) or failures > limit:
+                        raise
+                    wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (failures - 1))
+                asked = retry_after(error)
+                wait = asked if asked is not None else wait * random.uniform(0.5, 1.5)
                 _LOG.info("%s: %s; trying again in %.1f s", what, _short(error), wait)
                 time.sleep(wait)
-        raise PublishError(f"{what}: no try was allowed.")
 
 
 def hub_errors() -> tuple[type[Exception], ...]:

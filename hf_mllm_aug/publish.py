@@ -9,20 +9,25 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hf_mllm_aug.configs import save_configs, to_configs
-from hf_mllm_aug.errors import PublishError, UsageError
+from hf_mllm_aug.errors import UnknownNameError, UsageError
+from hf_mllm_aug.hub_branch import Gated, HubBranch, check_gated, check_repo_id
 from hf_mllm_aug.hub_calls import Retry
-from hf_mllm_aug.release import Release, ReleaseStep
+from hf_mllm_aug.picture_files import PictureRoot
+from hf_mllm_aug.release import Release
+from hf_mllm_aug.release_plan import ReleasePlan, ReleaseStep
+from hf_mllm_aug.removal import delete_config
+from hf_mllm_aug.staging import workers
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
     from huggingface_hub import CommitInfo, DatasetCard
 
-__all__ = ["ReleaseStep", "plan_release", "push_to_hub"]
+__all__ = ["ReleasePlan", "ReleaseStep", "delete_config", "plan_release", "push_to_hub"]
 
 
 def push_to_hub(
@@ -40,13 +45,21 @@ def push_to_hub(
     max_shard_size: int | str = "500MB",
     max_retries: int = 8,
     endpoint: str | None = None,
+    config_names: Sequence[str] | None = None,
+    num_proc: int | None = None,
+    gated: Gated | None = None,
+    picture_root: PictureRoot | None = None,
 ) -> CommitInfo:
     """Publish configs and their card in one commit.
 
     Configs of the same names are replaced with all their files; other configs of the repository stay, and so does what
-    people wrote in its card (see `merge_cards`). The commit is built on the head that was just read; if others were
-    faster it is built again, and nothing that has arrived is uploaded twice. Rate limits, failures of the server and
-    broken connections are waited out. Afterwards the files at the new commit are compared with those that were staged.
+    people wrote in its card (see `merge_cards`). Where a captioner is added or renewed without `all`, which has its
+    captions in a column, the card says that `all` is older, and so does a logged warning.
+
+    The commit is built on the head that was just read; if others were faster it is built again, and nothing that has
+    arrived is uploaded twice. Rate limits, failures of the server and broken connections are waited out. Afterwards the
+    files at the new commit are compared with those that were staged: their checksums, and the rows in the footers of
+    the Parquet files that travelled, which are read back.
 
     Args:
         configs: What `to_configs` returned, an augmented data set, or a folder that `save_configs` wrote.
@@ -62,6 +75,13 @@ def push_to_hub(
         max_shard_size: See `save_configs`.
         max_retries: How many failures in a row are met by another try.
         endpoint: The Hub's address; None takes ``HF_ENDPOINT`` or the public Hub.
+        config_names: The configs that are published, of those that were given; None publishes all of them.
+        num_proc: How many configs are encoded, and how many files hashed, uploaded and read back at once, in threads;
+            see `save_configs`. Uploads by Xet choose their own number.
+        gated: Whether readers must ask for access: ``"auto"`` lets in whoever asks, ``"manual"`` whom you let in,
+            False anyone; None leaves that as it is. It is set before the files are there, and needs a token that may
+            change the repository's settings.
+        picture_root: See `save_configs`.
 
     Returns:
         The commit: `oid`, `commit_url`, and `pr_url` for a pull request.
@@ -79,19 +99,33 @@ def push_to_hub(
     hf_mllm_aug.errors.PublishError: 'not a name' cannot name a repository: use OWNER/NAME. Nothing was published.
     """
     _check(configs, repo_id, card, revision, create_pr)
-    if isinstance(configs, (str, Path)):
-        release = Release(Path(configs), repo_id, revision, create_pr, token, endpoint, Retry(max_retries))
-        return release.publish(private, commit_message, commit_description)
+    check_gated(gated)
+    threads = workers(num_proc)
+    branch = HubBranch(repo_id, revision, token=token, endpoint=endpoint, num_threads=max(threads, 5))
 
+    def publish(folder: Path) -> CommitInfo:
+        retry = Retry(max_retries)
+        release = Release(folder, branch, retry, config_names=config_names, create_pr=create_pr, num_proc=num_proc)
+        return release.publish(private, gated, commit_message, commit_description)
+
+    if isinstance(configs, (str, Path)):
+        return publish(Path(configs))
     parts = configs if _is_mapping_of_configs(configs) else to_configs(configs, images=images)
+    parts = _chosen(parts, config_names)
     home = Path(tempfile.mkdtemp(prefix="hf-mllm-aug-"))
     try:
-        folder = save_configs(parts, home / "release", card=card, max_shard_size=max_shard_size)
+        folder = save_configs(
+            parts,
+            home / "release",
+            card=card,
+            max_shard_size=max_shard_size,
+            picture_root=picture_root,
+            num_proc=num_proc,
+        )
     except BaseException:
         shutil.rmtree(home, ignore_errors=True)
         raise
-    release = Release(folder, repo_id, revision, create_pr, token, endpoint, Retry(max_retries))
-    commit = release.publish(private, commit_message, commit_description)
+    commit = publish(folder)
     shutil.rmtree(home, ignore_errors=True)  # kept after a failure: with it the release can be tried again
     return commit
 
@@ -103,8 +137,9 @@ def plan_release(
     token: str | bool | None = None,
     revision: str | None = None,
     endpoint: str | None = None,
-) -> list[ReleaseStep]:
-    r"""What publishing a folder would do, file by file. Nothing is changed anywhere.
+    config_names: Sequence[str] | None = None,
+) -> ReleasePlan:
+    r"""What publishing a folder would do: to each file, to each config, to the card. Nothing is changed anywhere.
 
     Args:
         folder: A folder that `save_configs` wrote.
@@ -112,32 +147,35 @@ def plan_release(
         token: See `push_to_hub`.
         revision: See `push_to_hub`.
         endpoint: See `push_to_hub`.
+        config_names: See `push_to_hub`.
 
     Returns:
-        The steps, by path. ``print(*plan_release(folder), sep="\n")`` is a dry run.
+        The steps of the files, by path, and more: ``print(*plan_release(folder).lines(), sep="\n")`` is a dry run.
 
     Raises:
         PublishError: The Hub cannot be asked.
         UsageError: The folder is no staged release.
     """
+    branch = None
     if repo_id is not None:
         _check(folder, repo_id, None, revision, create_pr=False)
-    release = Release(Path(folder), repo_id or "", revision, False, token, endpoint, Retry(2))
-    return release.plan()
+        branch = HubBranch(repo_id, revision, token=token, endpoint=endpoint)
+    return Release(Path(folder), branch, Retry(2), config_names=config_names).plan()
 
 
 def _check(configs: Any, repo_id: str, card: object, revision: str | None, create_pr: bool) -> None:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise PublishError(f"{repo_id!r} cannot name a repository: use OWNER/NAME. Nothing was published.") from error
+    check_repo_id(repo_id)
     if isinstance(configs, (str, Path)) and card is not None:
         raise UsageError("a staged folder has its card already: pass card= to save_configs, or edit its README.md.")
     if create_pr and revision not in (None, "main"):
         raise UsageError("create_pr=True makes a pull request to main: leave out revision=.")
+
+
+def _chosen(parts: Mapping[str, Any], names: Sequence[str] | None) -> Mapping[str, Any]:
+    for name in names or []:
+        if name not in parts:
+            raise UnknownNameError("config", name, parts)
+    return parts if names is None else {name: rows for name, rows in parts.items() if name in names}
 
 
 def _is_mapping_of_configs(configs: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Embeddings -> Recall@K, image to text and text to image, in one pass over blocks of the score matrix.
+"""Embeddings -> hits and Recall@K, image to text and text to image, in one pass over blocks of the score matrix.
 
 The rank of the right item is the number of wrong items that score at least as much, so nothing is ever sorted: a
 block of scores is compared with one threshold a row and one a column, and the comparisons are summed.
@@ -12,14 +12,15 @@ collapsed encoder) are scored again in float64. Results equal those of a float64
 from __future__ import annotations
 
 import logging
-import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
+from hf_mllm_aug import retrieval_inputs
 from hf_mllm_aug.errors import EmbeddingError, UsageError
 
 logger = logging.getLogger(__name__)
@@ -80,17 +81,93 @@ def retrieval_recall(
     ...     "image_retrieval_recall@1": 2 / 3, "image_retrieval_recall@2": 1.0}
     True
     """
-    cutoffs = _cutoffs(ks)
+    return retrieval_hits(
+        image_embeddings,
+        text_embeddings,
+        text_image_index,
+        ks=ks,
+        normalize=normalize,
+        block_size=block_size,
+        device=device,
+    ).recall()
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Which queries find a right item among the first K: Recall@K before the mean.
+
+    Args:
+        image_to_text: (n_images, len(ks)) bool: any of the picture's captions is among the K best-scored captions.
+        text_to_image: (n_texts, len(ks)) bool: the caption's picture is among the K best-scored pictures.
+        text_image_index: (n_texts,) int64: the picture of each caption.
+        ks: The values of K, one a column.
+    """
+
+    image_to_text: npt.NDArray[np.bool_]
+    text_to_image: npt.NDArray[np.bool_]
+    text_image_index: npt.NDArray[np.int64]
+    ks: tuple[int, ...]
+
+    def recall(self) -> dict[str, float]:
+        """The shares of hits, under the keys of `retrieval_recall`.
+
+        >>> retrieval_hits([[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.1], [1.0, 0.2]], ks=1).recall()
+        {'text_retrieval_recall@1': 0.5, 'image_retrieval_recall@1': 0.5}
+        """
+        sides = {"text_retrieval_recall": self.image_to_text, "image_retrieval_recall": self.text_to_image}
+        return {
+            f"{name}@{k}": int(hits[:, column].sum()) / len(hits)
+            for name, hits in sides.items()
+            for column, k in enumerate(self.ks)
+        }
+
+
+def retrieval_hits(
+    image_embeddings: Any,
+    text_embeddings: Any,
+    text_image_index: Any = None,
+    *,
+    ks: Iterable[int] | int = (1, 5, 10),
+    normalize: bool | None = None,
+    block_size: int | None = None,
+    device: str | torch.device | None = None,
+) -> Hits:
+    """Find out which pictures and which captions are hits; their shares are `retrieval_recall`.
+
+    Single hits are what intervals and paired comparisons are made of (`hf_mllm_aug.intervals`).
+
+    Args:
+        image_embeddings: (n_images, dim), as in `retrieval_recall`.
+        text_embeddings: (n_texts, dim), the same.
+        text_image_index: (n_texts,), the same.
+        ks: Cut-offs, or a single one.
+        normalize: Cosines or dot products, the same.
+        block_size: Rows, the same.
+        device: Where to compute, the same.
+
+    Returns:
+        The hits, as arrays in the order of the rows given.
+
+    Raises:
+        EmbeddingError: As `retrieval_recall`.
+        UsageError: As `retrieval_recall`.
+
+    >>> texts = [[1.0, 0.1], [0.9, 0.3], [0.95, 0.2]]
+    >>> hits = retrieval_hits([[1.0, 0.0], [0.0, 1.0]], texts, [0, 0, 1], ks=(1, 2), normalize=False)
+    >>> hits.image_to_text.tolist(), hits.text_to_image.tolist()
+    ([[True, True], [False, True]], [[True, True], [True, True], [False, True]])
+    """
+    cutoffs = retrieval_inputs.cutoffs(ks)
     if block_size is not None and block_size < 1:
         raise UsageError(f"block_size is {block_size}: it must be at least 1")
-    images = _matrix(image_embeddings, "image_embeddings")
-    texts = _matrix(text_embeddings, "text_embeddings")
+    images = retrieval_inputs.matrix(image_embeddings, "image_embeddings")
+    texts = retrieval_inputs.matrix(text_embeddings, "text_embeddings")
     if images.shape[1] != texts.shape[1]:
         raise EmbeddingError(
             f"image_embeddings have {images.shape[1]} dimensions and text_embeddings {texts.shape[1]}: "
             "both must come from the same dual encoder, after its projections"
         )
-    owner = _owner(text_image_index, len(images), len(texts))
+    owner = retrieval_inputs.owner(text_image_index, len(images), len(texts))
     place = torch.device(device) if device is not None else images.device
     if place.type == "mps":  # it has no float64
         place = torch.device("cpu")
@@ -98,10 +175,8 @@ def retrieval_recall(
     with torch.no_grad(), torch.autocast(place.type, enabled=False):
         image_side = _Side.of(images.to(place), "image_embeddings", normalize)
         text_side = _Side.of(texts.to(place), "text_embeddings", normalize)
-        text_hits, image_hits = _hits(image_side, text_side, owner.to(place), cutoffs, block)
-    return {f"text_retrieval_recall@{k}": text_hits[k] / len(images) for k in cutoffs} | {
-        f"image_retrieval_recall@{k}": image_hits[k] / len(texts) for k in cutoffs
-    }
+        image_hits, text_hits = _hits(image_side, text_side, owner.to(place), cutoffs, block)
+    return Hits(image_hits.cpu().numpy(), text_hits.cpu().numpy(), owner.cpu().numpy(), tuple(cutoffs))
 
 
 @dataclass(frozen=True)
@@ -166,8 +241,8 @@ def _chunks(matrix: torch.Tensor) -> Iterator[slice]:
 
 def _hits(
     images: _Side, texts: _Side, owner: torch.Tensor, cutoffs: Sequence[int], block: int
-) -> tuple[dict[int, int], dict[int, int]]:
-    """How many pictures, and how many captions, find a right item among the first K."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which pictures, and which captions, find a right item among the first K: bool, one column a K."""
     own = _paired_scores(images, texts, owner)
     best = torch.full_like(images.norms, -torch.inf).scatter_reduce(0, owner, own, "amax")
 
@@ -262,8 +337,8 @@ def _settle(
     threshold: torch.Tensor,
     query_owner: torch.Tensor,
     gallery_owner: torch.Tensor,
-) -> dict[int, int]:
-    """Turn bounds on ranks into hits; queries for which the bounds leave some K open are ranked in float64."""
+) -> torch.Tensor:
+    """Turn bounds on ranks into hits, (n_queries, len(cutoffs)); queries that the bounds leave open go by float64."""
     is_open = torch.zeros_like(count.most, dtype=torch.bool)
     for k in cutoffs:
         is_open |= (count.least < k) & (count.most >= k)
@@ -283,74 +358,4 @@ def _settle(
             before &= query_owner[some][:, None] != gallery_owner[columns]
             ranks += before.sum(1)
         rank[some] = ranks
-    return {k: int((rank < k).sum()) for k in cutoffs}
-
-
-def _cutoffs(ks: Iterable[int] | int) -> list[int]:
-    try:
-        cutoffs = [operator.index(k) for k in (ks if isinstance(ks, Iterable) else (ks,))]
-    except TypeError:
-        raise UsageError(f"ks is {ks!r:.80}: give integers, such as (1, 5, 10)") from None
-    if not cutoffs or min(cutoffs) < 1:
-        raise UsageError(f"ks is {cutoffs}: give one or more cut-offs of at least 1, such as (1, 5, 10)")
-    return cutoffs
-
-
-def _matrix(values: Any, name: str) -> torch.Tensor:
-    """Embeddings as a (n, dim) tensor of a float type, without a copy where possible."""
-    if isinstance(values, (list, tuple)) and values and all(isinstance(row, torch.Tensor) for row in values):
-        widths = {tuple(row.shape) for row in values}
-        if len(widths) > 1:
-            raise EmbeddingError(f"{name}: rows of different shapes: {sorted(widths)}")
-        values = torch.stack(list(values))
-    if not isinstance(values, torch.Tensor):
-        try:
-            array = np.asarray(values)
-        except ValueError as error:
-            raise EmbeddingError(f"{name}: rows of different lengths; every embedding must have the same") from error
-        if array.dtype.kind in "iu" or (array.dtype.kind == "f" and array.dtype.itemsize > 8):
-            array = array.astype(np.float64)
-        if array.dtype.kind != "f":
-            raise EmbeddingError(f"{name}: values of type {array.dtype}; embeddings are real numbers")
-        # torch shares memory only with arrays that are in the machine's byte order, writable and of positive stride.
-        values = torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
-    if values.ndim != 2 or 0 in values.shape:
-        raise EmbeddingError(f"{name}: shape {tuple(values.shape)}; it must be (rows, dimensions), neither of them 0")
-    if values.is_complex() or values.dtype == torch.bool:
-        raise EmbeddingError(f"{name}: values of type {values.dtype}; embeddings are real numbers")
-    tensor: torch.Tensor = values.detach()
-    return tensor if tensor.is_floating_point() else tensor.double()
-
-
-def _owner(text_image_index: Any, n_images: int, n_texts: int) -> torch.Tensor:
-    """The picture of each caption, checked: (n_texts,) int64."""
-    if text_image_index is None:
-        if n_images != n_texts:
-            raise EmbeddingError(
-                f"{n_images} images and {n_texts} texts cannot be paired row by row: "
-                "pass text_image_index, the row of the image that each text belongs to"
-            )
-        return torch.arange(n_images)
-    index = torch.as_tensor(np.asarray(text_image_index) if not torch.is_tensor(text_image_index) else text_image_index)
-    if index.shape != (n_texts,):
-        raise EmbeddingError(
-            f"text_image_index has shape {tuple(index.shape)}; with {n_texts} texts it must be ({n_texts},)"
-        )
-    if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
-        raise EmbeddingError(f"text_image_index has values of type {index.dtype}; row numbers are integers")
-    index = index.long()
-    wrong = torch.nonzero((index < 0) | (index >= n_images)).flatten().tolist()
-    if wrong:
-        raise EmbeddingError(
-            f"text_image_index: text {wrong[0]} points to image {int(index[wrong[0]])}, "
-            f"but images are 0 to {n_images - 1}"
-        )
-    counts = torch.bincount(index.cpu(), minlength=n_images)
-    lonely = torch.nonzero(counts == 0).flatten().tolist()
-    if lonely:
-        more = f" (nor have {len(lonely) - 1} others)" if len(lonely) > 1 else ""
-        raise EmbeddingError(
-            f"image {lonely[0]} has no text{more}: drop such rows from image_embeddings and renumber text_image_index, "
-            "for a picture without a caption can neither be hit nor missed"
-        )
-    return index
+    return rank[:, None] < torch.tensor(cutoffs, device=rank.device)

@@ -34,6 +34,7 @@ _PATHS = re.compile(
     re.VERBOSE,
 )
 _SECRET_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY")
+_MARKS = 4  # vowels, tones and cantillation of any script that is written
 _JOINERS = "\u200c\u200d"  # scripts and emoji need them
 # Punctuation that means something somewhere; two hyphens; what begins a list; a dot in what would become a link.
 _MEANINGFUL = re.compile(r"""[!"#$%&'()*+/:;<=>?@\[\\\]^_`{|}~]|--+|^-(?=\s|$)|(?<=^\d)\.(?=\s|$)|\.(?=[^\W\d])""")
@@ -77,7 +78,7 @@ def scrub_values(value: Any) -> Any:
 
 
 def plain(text: str, limit: int | None = None) -> str:
-    r"""One line of visible characters: no control characters, no direction overrides, no lone surrogates.
+    r"""One line of visible characters: no control characters, no direction overrides, no towers of accents.
 
     Args:
         text: Untrusted text.
@@ -87,8 +88,18 @@ def plain(text: str, limit: int | None = None) -> str:
     'a b…'
     """
     text = "".join(" " if c.isspace() else c for c in text if c in _JOINERS or c.isspace() or _is_visible(c))
-    text = " ".join(text.split())
+    text = _without_towers(" ".join(text.split()))
     return text if limit is None or len(text) <= limit else text[: max(0, limit - 1)] + "…"
+
+
+def _without_towers(text: str) -> str:
+    """A text with no more than `_MARKS` accents on a letter: more of them cover the lines above and below."""
+    kept, marks = [], 0
+    for character in text:
+        marks = marks + 1 if unicodedata.category(character) in ("Mn", "Me") else 0
+        if marks <= _MARKS:
+            kept.append(character)
+    return "".join(kept)
 
 
 def _is_visible(character: str) -> bool:

@@ -18,10 +18,15 @@ from hf_mllm_aug.captioners.prompters.forms import DOCUMENTED
 from hf_mllm_aug.captioners.rows import Column, hand_back, read_rows
 from hf_mllm_aug.errors import CheckpointError, UnknownNameError, UsageError
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# As the Hub has them: no doubled or closing sign, and no ending of a Git repository.
+_HUB_ID = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*(?<![.-])(?<!\.git)", re.ASCII)
 _DTYPES = ("auto", "float32", "float16", "bfloat16")
 _STYLES = get_args(presets.PromptStyle)
 _DEFAULT_BATCH_SIZE = 8
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -110,12 +115,16 @@ class Captioner:
     name: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "model", os.fspath(self.model))  # a string from here on
+        check_engine(self.engine)
+        # Strings from here on, and folders by their whole path: the same ones after a change of directory.
+        object.__setattr__(self, "model", os.fspath(self.model))
+        if not self.served and self.named is None and os.path.isdir(self._model):
+            object.__setattr__(self, "model", os.path.abspath(self._model))
         if self.checkpoint is not None:
-            object.__setattr__(self, "checkpoint", os.fspath(self.checkpoint))
+            given = os.fspath(self.checkpoint)
+            object.__setattr__(self, "checkpoint", os.path.abspath(given) if os.path.isdir(given) else given)
         if self.generation is not None:
             object.__setattr__(self, "generation", dict(self.generation))
-        check_engine(self.engine)
         self._check_model()
         presets.check_variant(self.preset, self.mllm, self.label)
         for argument, value, known in (
@@ -126,8 +135,10 @@ class Captioner:
             if value not in known:
                 raise UnknownNameError(argument, str(value), known)
         for argument, count in (("max_new_tokens", self.max_new_tokens), ("batch_size", self.batch_size)):
-            if count is not None and (not isinstance(count, int) or count < 1):
+            if count is not None and (not _is_integer(count) or count < 1):
                 raise UsageError(f"{argument}={count!r} must be an integer of 1 or more")
+        if not _is_integer(self.seed):
+            raise UsageError(f"seed={self.seed!r} must be an integer")
         presets.check_prompt(self.resolved_prompt)
         decoding.resolve(self.decoding)
         suits.check(self)

@@ -6,6 +6,7 @@ set made so could not say how it was made. Here a parameter that nobody set has 
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -30,6 +31,7 @@ NEUTRAL: Mapping[str, Any] = types.MappingProxyType(
 )
 """The parameters that can be set, each with the value that changes nothing."""
 
+_REAL = ("temperature", "top_p", "min_p", "typical_p", "length_penalty", "repetition_penalty")
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
 
 
@@ -59,6 +61,10 @@ def resolve(*layers: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _check(settings: Mapping[str, Any]) -> None:
+    for name in _REAL:
+        value = settings[name]
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise UsageError(f"generation: {name}={value!r} must be a number")
     if settings["do_sample"]:
         if settings["num_beams"] != 1:
             raise UsageError("generation: sampling from beams is not supported; set do_sample=False or num_beams=1")

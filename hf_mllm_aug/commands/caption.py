@@ -24,8 +24,8 @@ from hf_mllm_aug.commands.options import (
     RunDirOption,
     ShardSizeOption,
     SplitOption,
+    chosen_captioners,
     chosen_rule,
-    named,
     run_folder,
 )
 from hf_mllm_aug.commands.outcomes import show_outcomes, show_resumption, show_speed, show_staged
@@ -96,7 +96,7 @@ def caption(
     captioned gets a null caption and a reason; no other row is affected. Finished shards are kept in the run folder:
     after an interruption the same command goes on, and several may work on one folder at a time.
     """
-    from hf_mllm_aug import Captioner, Shear, to_configs
+    from hf_mllm_aug import Shear, to_configs
     from hf_mllm_aug.configs import check_config_names, config_name
     from hf_mllm_aug.long_runs import LongRun
     from hf_mllm_aug.long_runs.long_run import parse_piece
@@ -106,10 +106,7 @@ def caption(
     parse_piece(shard)
     folder = run_folder(out, run_dir)
     _check_output(out, folder)
-    captioners = [
-        Captioner(name, checkpoint=checkpoint, preset=preset, batch_size=batch_size, engine=engine, base_url=base_url)
-        for name, checkpoint in map(named, captioner)
-    ]
+    captioners = chosen_captioners(captioner, preset, batch_size=batch_size, engine=engine, base_url=base_url)
     shear = Shear(rule=chosen_rule(rule, preset))
     with quiet.progress(wanted=False):
         rows = open_source(source, split=split, image_column=image_column, max_samples=max_samples)
@@ -152,7 +149,9 @@ def _stage(rows: Dataset, run: LongRun, out: Path, images: Images, source: str) 
     """Stage the captioned rows with their card, and say so."""
     from hf_mllm_aug import build_card, save_configs, to_configs
     from hf_mllm_aug.configs import split_name
+    from hf_mllm_aug.dataset_job import this_command
     from hf_mllm_aug.loaders.recognise import is_hub_id
+    from hf_mllm_aug.picture_files import root_of_source
     from hf_mllm_aug.staged import keep_record
 
     augment = run.augment
@@ -162,10 +161,12 @@ def _stage(rows: Dataset, run: LongRun, out: Path, images: Images, source: str) 
         captioners=list(run.members),
         shear=augment.shear if augment is not None else None,
         source=source if is_hub_id(source) else None,
+        command=this_command(),
+        picture_root=(root := root_of_source(source)),
     )
     if augment is not None:
         keep_record(card, augment.describe())
-    save_configs(configs, out, card=card, split=split_name(rows.split))
+    save_configs(configs, out, card=card, split=split_name(rows.split), picture_root=root)
     show_staged(out, {name: len(config) for name, config in configs.items()})
 
 

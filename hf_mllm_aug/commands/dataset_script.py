@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 from hf_mllm_aug import __version__
 from hf_mllm_aug.commands import quiet
 from hf_mllm_aug.commands.failures import WRONG_USAGE, exit_code, explain
-from hf_mllm_aug.commands.options import chosen_rule, named
+from hf_mllm_aug.commands.options import chosen_captioners, chosen_rule, named
 from hf_mllm_aug.commands.outcomes import show_outcomes, show_resumption, show_speed
 from hf_mllm_aug.commands.terminal import count, say
 from hf_mllm_aug.dataset_job import (
@@ -238,13 +238,10 @@ def run_script(script: DataSetScript, words: Sequence[str]) -> None:
 
 
 def _augment(options: argparse.Namespace) -> Augment:
-    from hf_mllm_aug import Augment, Captioner, Shear
+    from hf_mllm_aug import Augment, Shear
     from hf_mllm_aug.configs import check_config_names, config_name
 
-    captioners = [
-        Captioner(name, checkpoint=checkpoint, preset=options.preset, batch_size=options.batch_size)
-        for name, checkpoint in map(named, options.captioner or [CAPTIONER])
-    ]
+    captioners = chosen_captioners(options.captioner or [CAPTIONER], options.preset, batch_size=options.batch_size)
     rule = chosen_rule(options.rule, options.preset)
     augment = Augment(captioners, shear=Shear(rule=rule), keep_unsheared=options.keep_unsheared)
     check_config_names([config_name(member.label) for member in augment.members])

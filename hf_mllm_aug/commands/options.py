@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from hf_mllm_aug.captioners.presets import VariantName
+
+if TYPE_CHECKING:
+    from hf_mllm_aug.captioners.captioner import Captioner
 
 Rule = Literal["sentence", "raw", "seed"]
 Images = Literal["embed", "none"]
@@ -76,6 +80,19 @@ def named(text: str) -> tuple[str, str | None]:
 
     name, _, checkpoint = text.partition("=")
     return (name, checkpoint or None) if name in PRESETS else (text, None)
+
+
+def chosen_captioners(names: Iterable[str], preset: VariantName, **settings: Any) -> list[Captioner]:
+    """The captioners of ``--captioner NAME`` or ``NAME=CHECKPOINT``, all with the same settings.
+
+    Args:
+        names: As they were given.
+        preset: The variant that they are asked as.
+        **settings: Further arguments of `Captioner`.
+    """
+    from hf_mllm_aug import Captioner
+
+    return [Captioner(name, checkpoint=given, preset=preset, **settings) for name, given in map(named, names)]
 
 
 def chosen_rule(rule: Rule | None, preset: VariantName) -> Rule:

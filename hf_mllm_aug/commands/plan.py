@@ -20,8 +20,8 @@ from hf_mllm_aug.commands.options import (
     RunDirOption,
     ShardSizeOption,
     SplitOption,
+    chosen_captioners,
     chosen_rule,
-    named,
     run_folder,
 )
 from hf_mllm_aug.commands.terminal import count, say, show_table
@@ -66,15 +66,12 @@ def plan(
 
     The hours are those of one process on a machine like this one. Nothing is kept.
     """
-    from hf_mllm_aug import Captioner, Shear
+    from hf_mllm_aug import Shear
     from hf_mllm_aug.long_runs import LongRun
     from hf_mllm_aug.long_runs.estimate import measure
     from hf_mllm_aug.sources import open_source
 
-    captioners = [
-        Captioner(name, checkpoint=checkpoint, preset=preset, batch_size=batch_size, engine=engine, base_url=base_url)
-        for name, checkpoint in map(named, captioner)
-    ]
+    captioners = chosen_captioners(captioner, preset, batch_size=batch_size, engine=engine, base_url=base_url)
     shear = Shear(rule=chosen_rule(rule, preset))
     with quiet.progress(wanted=False):
         dataset = open_source(source, split=split, image_column=image_column, max_samples=max_samples)

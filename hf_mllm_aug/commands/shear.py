@@ -34,7 +34,9 @@ def shear(
     from datasets import Features, Value
 
     from hf_mllm_aug import Shear, build_card, save_configs, to_configs
+    from hf_mllm_aug.card import inputs_of
     from hf_mllm_aug.card_merge import merge_cards
+    from hf_mllm_aug.dataset_job import this_command
     from hf_mllm_aug.staged import check_free, keep_record, open_staged
 
     check_free(out)
@@ -57,15 +59,10 @@ def shear(
         captioners = staged.captioners(columns)
         images: Images = "embed" if schema.IMAGE in features else "none"
         configs = to_configs(splits, captioners=captioners, images=images)
-        title, licence = (staged.card.data.get(field) for field in ("pretty_name", "license"))
-        card = build_card(
-            configs,
-            captioners=captioners,
-            shear=rule_of,
-            pretty_name=title if isinstance(title, str) else None,
-            license=licence if isinstance(licence, str) else None,
-        )
-        card = merge_cards(staged.card, card)
+        inputs = inputs_of(staged.card)
+        commands = [*inputs.pop("command"), this_command()]
+        new = build_card(configs, captioners=captioners, shear=rule_of, command=commands, **inputs)
+        card = merge_cards(staged.card, new)
         keep_record(card, {**staged.record, "shear": rule_of.describe()})
         save_configs(configs, out, card=card)
     for column, origin in origins.items():

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_mllm_aug.errors import FormatError
+from hf_mllm_aug.picture_files import OWN_FOLDER
 from hf_mllm_aug.schema import CAPTION, IMAGE, KEY, URL, base_features
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def load_picture_folder(folder: str | Path) -> Dataset:
     Raises:
         FormatError: There is no picture, or a metadata file breaks its format (names file and line).
     """
-    from datasets import Dataset, Features
+    from datasets import Dataset, DatasetInfo, Features
 
     root = Path(folder)
     pictures = sorted(_pictures(root))
@@ -65,7 +66,9 @@ def load_picture_folder(folder: str | Path) -> Dataset:
     for name in dict.fromkeys(name for row in rows for name in row):
         if name not in (KEY, IMAGE, URL, CAPTION, "text"):
             columns[name], features[name] = _column([row.get(name) for row in rows])
-    return Dataset.from_dict(columns, features=Features(features))
+    # Said of rows whose files were found and not named, so that their pictures may be embedded: see `picture_files`.
+    info = DatasetInfo(features=Features(features), builder_name=OWN_FOLDER)
+    return Dataset.from_dict(columns, features=Features(features), info=info)
 
 
 def _pictures(root: Path) -> Iterator[str]:

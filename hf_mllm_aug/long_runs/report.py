@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -57,6 +58,7 @@ class ShardReport:
         """As one line of JSON."""
         values: dict[str, Any] = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "process": os.getpid(),
             "shard": self.shard,
             "rows": self.rows,
             "worked": self.worked,

@@ -69,7 +69,9 @@ def gather(job: Job, shards: Sequence[int], split: Any, *, pictures: bool = True
         old = _write(job, shards, rest, _streamed(job, shards, rest), "source", split)
     if len(old) != len(new):
         raise FormatError(f"the source has {len(old):,} rows now, and {len(new):,} were worked on. {_TODO}")
-    return concatenate_datasets([old, new], axis=1, split=split).select_columns(list(whole))
+    info = old.info.copy()  # the rows are the source's, and so is what is known of where they come from
+    info.features = None
+    return concatenate_datasets([old, new], axis=1, split=split, info=info).select_columns(list(whole))
 
 
 def _added(job: Job) -> list[str]:

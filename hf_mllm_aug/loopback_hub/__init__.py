@@ -2,8 +2,8 @@
 
 It lets ``hf-mllm-aug demo`` publish without an account, and the tests run the real client against real faults.
 It listens on the loopback interface alone, keeps everything in one folder, and says what it is on ``GET /`` and in the
-``Server`` and ``X-Loopback-Hub`` headers of every response. It is no substitute for the Hub: it stores data sets only,
-by LFS (no Xet), and forgets them when its folder goes.
+``Server`` and ``X-Loopback-Hub`` headers of every response. It is no substitute for the Hub: it stores the files of
+data sets and of Spaces (which it does not run) by LFS (no Xet), and forgets them when its folder goes.
 
 The client reads its settings at import, so point a *new* process at it with the variables of `LoopbackHub.environment`.
 

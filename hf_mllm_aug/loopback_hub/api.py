@@ -17,7 +17,9 @@ from urllib.parse import parse_qs, unquote
 from hf_mllm_aug.loopback_hub import pages
 from hf_mllm_aug.loopback_hub.lfs import Lfs
 from hf_mllm_aug.loopback_hub.messages import Request, Response, front_matter
-from hf_mllm_aug.loopback_hub.store import Blob, Commit, HubError, Repo, Store, safe_path
+from hf_mllm_aug.loopback_hub.store import KINDS, Blob, Commit, HubError, Repo, Store, safe_path
+
+_SDKS = ("docker", "gradio", "static", "streamlit")
 
 
 class Api:
@@ -35,7 +37,8 @@ class Api:
         self.url = url
         self.page_size = page_size
         lfs = Lfs(store, url, part_size)
-        repo, api, rev = r"(?P<repo>[^/]+/[^/]+?)", r"/api/datasets/(?P<repo>[^/]+/[^/]+)", r"(?P<rev>[^/]+)"
+        kind, rev = r"(?P<kind>datasets|spaces)", r"(?P<rev>[^/]+)"
+        repo, api = rf"{kind}/(?P<repo>[^/]+/[^/]+?)", rf"/api/{kind}/(?P<repo>[^/]+/[^/]+)"
         upload = rf"{lfs.path}/(?P<oid>[^/]+)"
         routes: list[tuple[str, str, Callable[..., Response]]] = [
             ("GET", r"/", self.home),
@@ -50,15 +53,16 @@ class Api:
             ("GET", rf"{api}/commits/{rev}", self.commits),
             ("GET", rf"{api}/refs", self.refs),
             ("POST", rf"{api}/branch/{rev}", self.branch),
+            ("PUT", rf"{api}/settings", self.settings),
             ("POST", rf"{api}/preupload/{rev}", self.preupload),
             ("POST", rf"{api}/commit/{rev}", self.commit),
             ("GET", rf"{api}/xet-(?:read|write)-token/{rev}", self.no_xet),
-            ("POST", rf"/datasets/{repo}\.git/info/lfs/objects/batch", lfs.batch),
-            ("POST", rf"/datasets/{repo}\.git/info/lfs/verify", lfs.verify),
+            ("POST", rf"/{repo}\.git/info/lfs/objects/batch", lfs.batch),
+            ("POST", rf"/{repo}\.git/info/lfs/verify", lfs.verify),
             ("PUT", rf"{upload}(?:/(?P<part>\d+))?", lfs.put),
             ("POST", upload, lfs.complete),
-            ("GET", rf"/datasets/{repo}/resolve/{rev}/(?P<path>.+)", self.resolve),
-            ("GET", rf"/datasets/{repo}(?:/(?:tree|commit|discussions)/(?P<rev>[^/]+))?", self.page),
+            ("GET", rf"/{repo}/resolve/{rev}/(?P<path>.+)", self.resolve),
+            ("GET", rf"/{repo}(?:/(?:tree|commit|discussions)/(?P<rev>[^/]+))?", self.page),
         ]
         self.routes = [(method, re.compile(pattern), function) for method, pattern, function in routes]
 
@@ -74,12 +78,12 @@ class Api:
             if match:
                 found = {name: unquote(value) for name, value in match.groupdict().items() if value is not None}
                 if "repo" in found:
-                    return function(request, self._repo(request, found.pop("repo")), **found)
+                    return function(request, self._repo(request, found.pop("kind"), found.pop("repo")), **found)
                 return function(request, **found)
         raise HubError(404, "This loopback Hub has no such address")
 
-    def _repo(self, request: Request, repo_id: str) -> Repo:
-        repo = self.store.get(repo_id)
+    def _repo(self, request: Request, kind: str, repo_id: str) -> Repo:
+        repo = self.store.get(repo_id, kind)
         if repo.private and not request.may_read_private:  # the Hub does not say that a private repository exists
             raise HubError(401, "Repository not found", "RepoNotFound")
         return repo
@@ -92,11 +96,11 @@ class Api:
         return _html(pages.home(self._visible(request)))
 
     def page(self, request: Request, repo: Repo, rev: str = "main") -> Response:
-        """The page of a data set, at a revision or a pull request's number."""
+        """The page of a repository, at a revision or a pull request's number."""
         commit = repo.resolve(f"refs/pr/{rev}" if rev.isdigit() and len(rev) < 7 else rev)
         blob = commit.tree.get("README.md")
         readme = self.store.blob_path(blob.sha256).read_text("utf-8", "replace") if blob else "(no card)"
-        return _html(pages.dataset(repo, commit, readme))
+        return _html(pages.repository(repo, commit, readme))
 
     def whoami(self, request: Request) -> Response:
         """Who the token belongs to."""
@@ -111,29 +115,44 @@ class Api:
     def create(self, request: Request) -> Response:
         """Create a repository."""
         body = request.json()
-        if body.get("type") != "dataset":
-            raise HubError(400, "This loopback Hub keeps data sets only")
+        kind = f"{body.get('type')}s"
+        if kind not in KINDS:
+            raise HubError(400, "This loopback Hub keeps data sets and Spaces only")
+        sdk = body.get("sdk")
+        if kind == "spaces" and sdk not in _SDKS:
+            raise HubError(400, f"A Space needs an sdk: {', '.join(_SDKS)}")
         private = body.get("visibility") == "private" or bool(body.get("private"))
         name, namespace = str(body.get("name")), body.get("organization") or self.store.user
-        url = f"{self.url}/datasets/{namespace}/{name}"
+        url = f"{self.url}/{kind}/{namespace}/{name}"
         try:
-            repo = self.store.create(name, namespace, private)
+            repo = self.store.create(name, namespace, private, kind)
         except HubError as error:
             if error.status == 409:  # the client reads the address of the repository that is there
                 raise HubError(409, str(error), data={"url": url}) from error
             raise
         return Response(data={"url": url, "id": repo.id, "name": repo.id})
 
+    def settings(self, request: Request, repo: Repo) -> Response:
+        """Change who may read."""
+        body = request.json()
+        if body.get("gated", False) not in (False, "auto", "manual"):
+            raise HubError(400, "gated is false, auto or manual")
+        repo.gated = body.get("gated", repo.gated)
+        if "visibility" in body:
+            repo.private = body["visibility"] == "private"
+        return Response(data={"private": repo.private, "gated": repo.gated})
+
     def delete(self, request: Request) -> Response:
         """Delete a repository."""
         body = request.json()
-        self.store.delete(f"{body.get('organization') or self.store.user}/{body.get('name')}")
+        repo_id = f"{body.get('organization') or self.store.user}/{body.get('name')}"
+        self.store.delete(repo_id, f"{body.get('type', 'dataset')}s")
         return Response(body=b"OK")
 
     def datasets(self, request: Request) -> Response:
         """All repositories, or an author's."""
         author = request.first("author")
-        repos = self._visible(request)
+        repos = [repo for repo in self._visible(request) if repo.kind == "datasets"]
         return Response(data=[self._info(r, "main") for r in repos if not author or r.id.startswith(f"{author}/")])
 
     def info(self, request: Request, repo: Repo, rev: str = "main") -> Response:
@@ -149,7 +168,14 @@ class Api:
         ]
         head = {"id": repo.id, "_id": repo.id, "author": repo.id.split("/")[0], "sha": commit.oid}
         dates = {"createdAt": repo.created, "lastModified": commit.date}
-        flags = {"private": repo.private, "gated": False, "disabled": False, "downloads": 0, "likes": 0, "tags": []}
+        flags: dict[str, Any] = {
+            "private": repo.private,
+            "gated": repo.gated,
+            "disabled": False,
+            "downloads": 0,
+            "likes": 0,
+            "tags": [],
+        }
         return {**head, **dates, **flags, "siblings": siblings}
 
     def tree(self, request: Request, repo: Repo, rev: str, path: str = "") -> Response:
@@ -282,7 +308,7 @@ class Api:
             parent=header.get("parentCommit"),
             create_pr=request.first("create_pr") == "1",
         )
-        page = f"{self.url}/datasets/{repo.id}"
+        page = f"{self.url}/{repo.kind}/{repo.id}"
         data = {"success": True, "commitOid": commit.oid, "commitUrl": f"{page}/commit/{commit.oid}"}
         if number is not None:
             data["pullRequestUrl"] = f"{page}/discussions/{number}"

@@ -40,7 +40,7 @@ class Lfs:
                 if size > self.part_size:
                     parts = range(1, -(-size // self.part_size) + 1)
                     header = {"chunk_size": str(self.part_size), **{f"{n:05d}": f"{href}/{n}" for n in parts}}
-                verify = f"{self.url}/datasets/{quote(repo.id)}.git/info/lfs/verify"
+                verify = f"{self.url}/{repo.kind}/{quote(repo.id)}.git/info/lfs/verify"
                 answer["actions"] = {"upload": {"href": href, "header": header}, "verify": {"href": verify}}
             objects.append(answer)
         return Response(data={"transfer": "basic", "objects": objects})

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from hf_mllm_aug.loopback_hub.store import Commit, Repo
 
-WHAT = "Loopback Hub of hf-mllm-aug: a local stand-in for the Hugging Face Hub. Data sets only, on this machine only."
+WHAT = "Loopback Hub of hf-mllm-aug: a local stand-in for the Hugging Face Hub, for files alone, on this machine only."
 _STYLE = (
     ":root{color-scheme:light dark}"
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
@@ -25,14 +25,18 @@ def _page(title: str, body: str) -> bytes:
 
 
 def home(repos: list[Repo]) -> bytes:
-    """The page at ``/``: what this is, and the data sets."""
-    items = "".join(f'<li><a href="/datasets/{quote(repo.id)}">{escape(repo.id)}</a></li>' for repo in repos)
-    return _page("Loopback Hub", f"<h2>Data sets</h2><ul>{items or '<li>none yet</li>'}</ul>")
+    """The page at ``/``: what this is, the data sets and the Spaces."""
+    body = ""
+    for kind, title in (("datasets", "Data sets"), ("spaces", "Spaces")):
+        here = [repo.id for repo in repos if repo.kind == kind]
+        items = "".join(f'<li><a href="/{kind}/{quote(name)}">{escape(name)}</a></li>' for name in here)
+        body += f"<h2>{title}</h2><ul>{items or '<li>none yet</li>'}</ul>"
+    return _page("Loopback Hub", body)
 
 
-def dataset(repo: Repo, commit: Commit, readme: str) -> bytes:
-    """The page of one data set: its card as text, its files, its history."""
-    link = f"/datasets/{quote(repo.id)}/resolve/{commit.oid}/"
+def repository(repo: Repo, commit: Commit, readme: str) -> bytes:
+    """The page of one repository: its card as text, its files, its history."""
+    link = f"/{repo.kind}/{quote(repo.id)}/resolve/{commit.oid}/"
     files = "".join(
         f'<tr><td><a href="{link}{quote(path)}">{escape(path)}</a></td><td>{blob.size:,} bytes</td></tr>'
         for path, blob in sorted(commit.tree.items())

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 MAIN = "refs/heads/main"
+KINDS = ("datasets", "spaces")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _REPO_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
 
@@ -60,11 +61,13 @@ class Commit:
 
 @dataclass
 class Repo:
-    """A data-set repository: commits by their oid, refs such as ``refs/heads/main`` to an oid."""
+    """A repository of a data set or a Space: commits by their oid, refs such as ``refs/heads/main`` to an oid."""
 
     id: str
     private: bool
     created: str
+    kind: str = "datasets"
+    gated: str | bool = False
     commits: dict[str, Commit] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
     pull_requests: int = 0
@@ -114,6 +117,10 @@ def safe_path(path: str) -> str:
     return path
 
 
+def _place(repo_id: str, kind: str) -> str:
+    return repo_id if kind == KINDS[0] else f"{kind}/{repo_id}"
+
+
 class Store:
     """All repositories, and the folder with their files' bytes.
 
@@ -160,7 +167,7 @@ class Store:
         pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {real}\n"
         return Blob(sha256, real, git_oid(pointer.encode()), lfs=True)
 
-    def create(self, name: str, organization: str | None, private: bool) -> Repo:
+    def create(self, name: str, organization: str | None, private: bool, kind: str = KINDS[0]) -> Repo:
         """Create a repository, with the first commit that the Hub makes.
 
         Raises:
@@ -171,29 +178,31 @@ class Store:
             raise HubError(400, f"Invalid repository name: {namespace}/{name}")
         repo_id = f"{namespace}/{name}"
         with self.lock:
-            if repo_id in self.repos:
-                raise HubError(409, "You already created this dataset repo")
-            repo = self.repos[repo_id] = Repo(repo_id, private, created=now())
+            place = _place(repo_id, kind)
+            if place in self.repos:
+                raise HubError(409, f"You already created this {kind.removesuffix('s')} repo")
+            repo = self.repos[place] = Repo(repo_id, private, created=now(), kind=kind)
             attributes = self.add_bytes(b"*.parquet filter=lfs diff=lfs merge=lfs -text\n")
             self._append(repo, MAIN, None, {".gitattributes": attributes}, "initial commit", "")
             return repo
 
-    def delete(self, repo_id: str) -> None:
+    def delete(self, repo_id: str, kind: str = KINDS[0]) -> None:
         """Forget a repository; its blobs stay until the folder goes."""
         with self.lock:
-            self.get(repo_id)
-            del self.repos[repo_id]
+            self.get(repo_id, kind)
+            del self.repos[_place(repo_id, kind)]
 
-    def get(self, repo_id: str) -> Repo:
+    def get(self, repo_id: str, kind: str = KINDS[0]) -> Repo:
         """A repository.
 
         Raises:
             HubError: 404 `RepoNotFound`.
         """
         with self.lock:
-            if repo_id not in self.repos:
+            place = _place(repo_id, kind)
+            if place not in self.repos:
                 raise HubError(404, "Repository not found", "RepoNotFound")
-            return self.repos[repo_id]
+            return self.repos[place]
 
     def commit(
         self,

@@ -113,11 +113,12 @@ def test_accelerate_starts_two_processes_that_share_the_work(
     run: Run, many: Path, random_llava: Path, tmp_path: Path
 ) -> None:
     words = ["caption", str(many), "--captioner", str(random_llava), "--shard-size", "4", "--batch-size", "2"]
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    # With --cpu it would start one process, whatever the number.
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "hf_mllm_aug"]
     done = subprocess.run(
         [sys.executable, *launch, *words, "--out", "out", "--log-json", "log.jsonl"],
-        env=environment(tmp_path / "home"),
+        env={**environment(tmp_path / "home"), "ACCELERATE_USE_CPU": "true"},
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -126,8 +127,9 @@ def test_accelerate_starts_two_processes_that_share_the_work(
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("staged in out") == 1, "one process speaks for both"
-    worked = [json.loads(line)["shard"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert set(worked) == set(range(10))
+    worked = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert {line["shard"] for line in worked} == set(range(10))
+    assert len({line["process"] for line in worked}) == 2
     whole = run(*words, "--out", "whole")
     assert whole.returncode == 0, whole.stderr
     rows, expected = (load(tmp_path / name, "all", tmp_path / f"cache-{name}") for name in ("out", "whole"))

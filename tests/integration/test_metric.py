@@ -112,6 +112,10 @@ def test_the_card_is_that_of_a_space_and_its_example_runs() -> None:
     header, body = re.fullmatch(r"---\n(.*?)\n---\n(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
     settings = yaml.safe_load(header)
     assert settings["sdk"] == "gradio"
+    for name in ("title", "emoji", "colorFrom", "colorTo", "sdk_version", "python_version", "description"):
+        assert settings[name], name
+    assert settings["pinned"] is False
+    assert len(settings["emoji"]) == 1
     assert {"evaluate", "metric"} <= set(settings["tags"])
     assert (FOLDER / settings["app_file"]).is_file()
     names: dict[str, Any] = {}
@@ -128,7 +132,15 @@ def test_the_page_of_the_space_scores_its_example(tmp_path: Path) -> None:
     for file in FOLDER.iterdir():
         if file.is_file():
             (space / file.name).write_bytes(file.read_bytes())
-    program = "import json, app; print(json.dumps(app.score(*app.EXAMPLE)))"
+    program = """
+import json, app
+for inputs in (["[[1.0", *app.EXAMPLE[1:]], ["[[1.0, 0.0]]", *app.EXAMPLE[1:]]):
+    try:
+        app.score(*inputs)
+    except ValueError as error:
+        print(error)
+print(json.dumps(app.score(*app.EXAMPLE)))
+"""
     done = subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, "HF_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join([str(space), *sys.path])},
@@ -137,4 +149,7 @@ def test_the_page_of_the_space_scores_its_example(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["text_retrieval_recall@1"] == 1.0
+    no_json, no_pairs, scores = done.stdout.splitlines()
+    assert no_json.startswith("predictions is no JSON: ")
+    assert "predictions (1) and references (2)" in no_pairs
+    assert json.loads(scores)["text_retrieval_recall@1"] == 1.0

@@ -43,7 +43,9 @@ say(oid=commit.oid, url=commit.commit_url)
 """)
     assert answer["oid"] == revisions(hub)[0]
     assert len(revisions(hub)) == 2, "a release is one commit"
-    assert files(hub) == [".gitattributes", "README.md", *sorted(f"{n}/train-00000-of-00001.parquet" for n in NAMES)]
+    figures = [path for path in files(hub) if path.startswith("figures/")]
+    shards = sorted(f"{n}/train-00000-of-00001.parquet" for n in NAMES)
+    assert files(hub) == sorted([".gitattributes", "README.md", *figures, *shards])
     back = client(READ_BACK)
     assert back["equal"] == NAMES
     assert back["streamed"] == NAMES
@@ -55,7 +57,7 @@ def test_code_in_the_card_runs(hub: LoopbackHub, client: Any) -> None:
     client('push_to_hub(rows(), "me/x"); say()')
     code = "\n".join(re.findall(r"```python\n(.*?)```", readme(hub), re.DOTALL))
     assert 'load_dataset("me/x", "tiny-llava", split="train")' in code
-    answer = client(code + "\nsay(first=by_key['k0'])\n")
+    answer = client(code + "\nsay(first=captions[0]['caption'])\n")
     assert answer["first"] == "tiny-llava 0"
 
 
@@ -132,7 +134,7 @@ say(plan=plan, again=again, offline=sorted(offline), n=len(load_dataset("me/x", 
 """.replace("{tmp}", client.env["TMPDIR"])
     )
     assert answer["n"] == 20
-    assert sorted(path for path in files(hub) if "otter" in path) == ["otter/train-00000-of-00001.parquet"]
+    assert sorted(path for path in files(hub) if path.startswith("otter/")) == ["otter/train-00000-of-00001.parquet"]
     assert len(revisions(hub)) == 3
     assert any(line.startswith("delete") and "otter/" in line for line in answer["plan"])
     assert set(answer["again"]) == {"keep"}
@@ -287,7 +289,7 @@ from hf_mllm_aug.release import Release
 commit = Release._commit
 def forget(self, message, description):
     info = commit(self, message, description)
-    return self.api.delete_file("raw/train-00000-of-00001.parquet", "me/x", repo_type="dataset")
+    return self.branch.api.delete_file("raw/train-00000-of-00001.parquet", "me/x", repo_type="dataset")
 Release._commit = forget
 try:
     push_to_hub(rows(), "me/x")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import html
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -12,63 +12,46 @@ import pytest
 import yaml
 from datasets import Dataset
 from huggingface_hub import DatasetCard
-from markdown_it import MarkdownIt
 
-from hf_mllm_aug.card import build_card
+from hf_mllm_aug.card import build_card, inputs_of
 from hf_mllm_aug.card_merge import merge_cards, with_repo_id
-from hf_mllm_aug.configs import to_configs
+from hf_mllm_aug.configs import save_configs, to_configs
+from hf_mllm_aug.safe_text import plain, scrub
+from tests.card_rows import CAPTIONER, Page, captioner_row, configs, data_of, table_row
 
 HOSTILE = (
     "<script>alert(1)</script> ![x](http://evil.example/p.png) | `a` {{ 7*7 }} "
     "\n---\nlicense: stolen\n---\n\u202e </td>"
 )
-CAPTIONER = {
-    "name": "llava-1.5",
-    "model": "llava-hf/llava-1.5-7b-hf",
-    "revision": "0123456789abcdef0123",
-    "prompt": "USER: <image>\nWrite a caption | of `it`",
-    "decoding": {"do_sample": False, "max_new_tokens": 30},
-    "dtype": "float16",
-    "licence": "llama2",
+KINDS = {
+    "Markdown": "**b** _i_ ~~s~~ # h\n\n## h2\n- l\n1. n\n> q\n***\n[x]: http://evil.example",
+    "HTML": "<img src=//evil.example/x onerror=alert(1)><details open><iframe></td></table></p></code>",
+    "YAML": "\n---\nlicense: stolen\nconfigs: []\n---\n",
+    "table breaks": "| a | b |\n|---|---|\n| c | d |",
+    "template braces": "{{ 7*7 }} {% for x in y %} {# c #}",
+    "right-to-left overrides": "\u202egnp.exe \u2066x\u2069 \u200f\u061c",
+    "links": "[x](javascript:alert(1)) ![x](http://evil.example/p.png) <http://evil.example>",
+    "autolinks": "http://evil.example www.evil.example ann@evil.example ftp://evil.example xmpp:a@evil.example",
+    "mentions": "@julien-c #12 !34 owner/name#5 abc1234",
+    "shortcodes": ":smile: :+1: :)",
+    "entities": "&lt;script&gt; &#60;b&#62; &amp;lt; &nbsp;",
+    "marks": "<!-- hf-mllm-aug:end samples --> <!-- hf-mllm-aug:begin configs --> OWNER/NAME",
+    "length": "x" * 10_000,
+    "long text": "many words " * 1000,
+    "towers of accents": "z" + "\u0317\u0310\u20dd" * 300,
+    "control characters": "\x1b[31m\x00\x07\u2028\u2029\x85",
 }
 
 
-def configs(caption: str = "a red bus", **more: list[Any]) -> dict[str, Dataset]:
-    rows: dict[str, list[Any]] = {
-        "key": ["a", "b", "c", "d"],
-        "url": ["https://example.org/1.jpg"] * 4,
-        "caption": [caption] * 4,
-        "caption_llava_1_5": [caption, "one two", None, None],
-        "error_llava_1_5": [None, None, "x.jpg: the file is empty", "y.jpg: the file is empty"],
-        "generated_llava_1_5": [f"{caption} and more", "one two three four. five six", None, None],
-        **more,
-    }
-    return to_configs(Dataset.from_dict(rows), captioners="llava-1.5")
-
-
-def data_of(card: DatasetCard) -> Any:
-    return card.data
-
-
-def row(card: DatasetCard, name: str) -> list[str]:
-    found = re.search(rf'<tr id="config-{re.escape(name)}">(.*)</tr>', card.text)
-    assert found, f"no row for {name}"
-    return re.findall(r"<td>(.*?)</td>", found[1])
-
-
-def tags(markdown: str) -> set[str]:
-    found: set[str] = set()
-
-    class Reader(HTMLParser):
-        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-            found.add(tag)
-
-    Reader().feed(MarkdownIt("commonmark", {"html": True}).enable("table").render(markdown))
-    return found
-
-
 def test_metadata_is_what_the_hub_reads() -> None:
-    card = build_card(configs(), license="cc-by-4.0", source="google/cc3m", tags=["cats"], pretty_name="Cats")
+    card = build_card(
+        configs(),
+        captioners=[CAPTIONER],
+        license="cc-by-4.0",
+        source="google/cc3m",
+        tags=["cats"],
+        pretty_name="Cats",
+    )
     data = yaml.safe_load(str(card).split("---\n")[1])
     assert [config["config_name"] for config in data["configs"]] == ["all", "raw", "llava-1.5"]
     assert [config.get("default") for config in data["configs"]] == [True, None, None]
@@ -76,22 +59,53 @@ def test_metadata_is_what_the_hub_reads() -> None:
     assert [info["splits"][0]["num_examples"] for info in data["dataset_info"]] == [4, 4, 4]
     assert (data["license"], data["language"], data["size_categories"]) == ("cc-by-4.0", ["en"], ["n<1K"])
     assert (data["source_datasets"], data["pretty_name"]) == (["google/cc3m"], "Cats")
+    assert data["base_model"] == ["llava-hf/llava-1.5-7b-hf"]
     assert {"arxiv:2311.18765", "cats"} <= set(data["tags"])
     assert "image-to-text" in data["task_categories"]
+    assert "&id" not in str(card).split("---\n")[1], "a list that is edited would change in two places"
 
 
-def test_table_says_who_wrote_what_and_how() -> None:
+@pytest.mark.parametrize(
+    ("given", "field", "expected"),
+    [
+        ({"license": "Apache-2.0"}, "license", "apache-2.0"),
+        ({"license": "Tongyi Qianwen"}, "license", "other"),
+        ({"license": "Tongyi Qianwen"}, "license_name", "tongyi-qianwen"),
+        ({"source": "alt texts of the web"}, "source_datasets", None),
+        ({"captioners": [{**CAPTIONER, "model": "…/llava"}]}, "base_model", None),
+        ({"captioners": [{**CAPTIONER, "digest": "12ab"}]}, "base_model", None),
+    ],
+)
+def test_fields_hold_what_the_hub_takes_there(given: dict[str, Any], field: str, expected: object) -> None:
+    assert data_of(build_card(configs(), **given)).get(field) == expected
+
+
+def test_table_says_what_was_counted() -> None:
     card = build_card(configs(), captioners=[CAPTIONER], shear={"rule": "sentence", "language": "en"})
-    name, captioner, prompt, decoding, rows, captions, words, failures = row(card, "llava-1.5")
-    assert name == "<code>llava-1.5</code>"
-    assert captioner == "llava-hf&#47;llava-1.5-7b-hf @ 0123456789a…, licence llama2"
-    assert "Write a caption &#124; of &#96;it&#96;" in prompt
-    assert decoding == "do&#95;sample&#61;False, max&#95;new&#95;tokens&#61;30, dtype&#61;float16"
-    assert (rows, captions, words) == ("4", "2", "2.5 (5.5)")
-    assert failures == "2 \u00d7 the file is empty", "reasons are not counted apart from their files"
-    assert row(card, "raw")[4:7] == ["4", "4", "3.0"]
-    assert "Shearing: rule sentence, language en." in card.text
-    assert "liu2023mllms" in card.text
+    rows, failed, words, before, one, two, repeated = table_row(card, "llava-1.5")
+    assert (rows, failed, words, before) == ("4", "2", "2.5", "5.5")
+    assert (one, two) == ("1.000", "0.600"), "5 words, 3 pairs"
+    assert html.unescape(repeated) == "0.0%"
+    assert table_row(card, "raw")[:3] == ["4", "", "3.0"]
+    assert html.unescape(table_row(card, "raw")[-1]) == "100.0%"
+    assert table_row(card, "all")[0] == "4"
+
+
+def test_block_says_who_wrote_the_captions_and_how() -> None:
+    card = build_card(configs(), captioners=[CAPTIONER], shear={"rule": "sentence", "language": "en"})
+    said = {what: captioner_row(card, "llava-1.5", what) for what in ("model", "prompt", "decoding", "shearing")}
+    assert said == {
+        "model": "llava-hf/llava-1.5-7b-hf @ 0123456789a…",
+        "prompt": "USER: <image> Write a caption | of `it`",
+        "decoding": "do_sample=False, max_new_tokens=30, dtype=float16",
+        "shearing": "rule sentence, language en",
+    }
+    assert captioner_row(card, "llava-1.5", "licence") == "llama2"
+    assert captioner_row(card, "llava-1.5", "failures") == "2 \u00d7 the file is empty", "counted file by file"
+    page = Page(card)
+    assert "https://huggingface.co/llava-hf/llava-1.5-7b-hf" in page.links
+    assert "@article{llava,\n  title = {LLaVA}\n}" in page.text
+    assert "liu2023mllms" in page.text
 
 
 def test_captioners_may_be_objects_or_names() -> None:
@@ -101,19 +115,54 @@ def test_captioners_may_be_objects_or_names() -> None:
         def describe(self) -> dict[str, Any]:
             return CAPTIONER
 
-    assert "llava-hf" in row(build_card(configs(), captioners=Captioner()), "llava-1.5")[1]
-    assert row(build_card(configs(), captioners="llava-1.5"), "llava-1.5")[1] == "llava-1.5"
+    assert "llava-hf" in captioner_row(build_card(configs(), captioners=Captioner()), "llava-1.5", "model")
+    assert captioner_row(build_card(configs(), captioners="llava-1.5"), "llava-1.5", "model") == "llava-1.5"
 
 
 def test_failures_without_a_reason_are_counted_too() -> None:
-    parts = configs()
-    card = build_card({"llava-1.5": parts["llava-1.5"]})
-    assert row(card, "llava-1.5")[-1] == "2 \u00d7 no reason given"
+    card = build_card({"llava-1.5": configs()["llava-1.5"]})
+    assert captioner_row(card, "llava-1.5", "failures") == "2 \u00d7 no reason given"
+
+
+def test_several_reasons_are_told_apart() -> None:
+    reasons = [None, "too big", "a.jpg: 404 Not Found", "too big"]
+    card = build_card(configs(caption_llava_1_5=["x", None, None, None], error_llava_1_5=reasons))
+    assert captioner_row(card, "llava-1.5", "failures") == "2 \u00d7 too big; 1 \u00d7 404 Not Found"
+
+
+def test_files_of_the_card_are_those_that_it_shows() -> None:
+    card = build_card(configs())
+    assert set(card.files) == {"figures/all-lengths.svg", "figures/llava-1.5-lengths.svg"}
+    assert Page(card).fetched == set(card.files)
+    alone = build_card({"llava-1.5": configs()["llava-1.5"]})
+    assert set(alone.files) == Page(alone).fetched == {"figures/llava-1.5-lengths.svg"}
+    assert set(build_card({"raw": configs()["raw"]}).files) == set()
+
+
+def test_equal_configs_give_equal_cards() -> None:
+    one, two = build_card(configs(), captioners=[CAPTIONER]), build_card(configs(), captioners=[CAPTIONER])
+    assert (str(one), one.files) == (str(two), two.files)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_captions_are_shown_and_not_obeyed(kind: str) -> None:
+    text = KINDS[kind]
+    harmless, page = Page(build_card(configs("x"))), Page(card := build_card(configs(text)))
+    assert page.elements == harmless.elements
+    assert (page.links, page.fetched) == (harmless.links, harmless.fetched)
+    assert len(re.findall(r"^---$", str(card), re.MULTILINE)) == 2
+    assert "stolen" not in str(card).split("\n---\n")[0]
+    shown = plain(scrub(text))
+    assert shown[:40] in page.text, "the caption cannot be read"
+    assert len(page.text) < len(harmless.text) + 5000, "a long caption is shown whole"
+    for part in ("{{", "{%", "\u202e", "\x1b"):
+        assert part not in card.text
 
 
 def test_hostile_text_is_inert_everywhere() -> None:
-    harmless = tags(build_card(configs(), captioners=[CAPTIONER], description="x", source="x", shear="x").text)
-    evil = dict.fromkeys(("model", "revision", "prompt", "dtype", "licence", HOSTILE), HOSTILE)
+    options: dict[str, Any] = {"description": "x", "source": "x", "shear": "x", "command": ["x"]}
+    harmless = Page(build_card(configs(), captioners=[{**CAPTIONER, "model": "x"}], **options))
+    evil = dict.fromkeys(("model", "revision", "prompt", "dtype", "licence", "citation", HOSTILE), HOSTILE)
     card = build_card(
         configs(HOSTILE, key=[f"{HOSTILE} {i}" for i in range(4)], error_llava_1_5=[None, None, HOSTILE, HOSTILE]),
         captioners=[{**evil, "name": "llava-1.5", "decoding": {HOSTILE: HOSTILE}}],
@@ -123,14 +172,19 @@ def test_hostile_text_is_inert_everywhere() -> None:
         license=HOSTILE,
         shear=HOSTILE,
         tags=[HOSTILE],
+        command=["x", HOSTILE],
         repo_id=None,
     )
-    assert tags(card.text) == harmless
+    page = Page(card)
+    assert page.elements == harmless.elements
+    assert (page.links, page.fetched) == (harmless.links, harmless.fetched)
     text = str(card)
+    outside = card.text.replace(card.text[card.text.index("```bash") : card.text.index("Version of")], "")
     for part in ("<script", "![", "{{", "\u202e", "`a`", "\nlicense: stolen"):
-        assert part not in card.text, part
+        assert part not in outside, part
     assert len(re.findall(r"^---$", text, re.MULTILINE)) == 2
-    assert data_of(DatasetCard(text, ignore_metadata_errors=True)).license != "stolen"
+    assert data_of(DatasetCard(text, ignore_metadata_errors=True)).license == "other"
+    assert not any(b"<script" in file or b"evil.example/p" in file for file in card.files.values())
 
 
 def test_no_secret_and_no_local_path_reaches_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,56 +197,23 @@ def test_no_secret_and_no_local_path_reaches_a_card(tmp_path: Path, monkeypatch:
         source=str(tmp_path / "cc3m"),
         tags=[secret],
         pretty_name=secret,
+        command=["caption", str(tmp_path / "cc3m"), secret],
     )
-    for text in (str(card), str(card).replace("&#47;", "/").replace("&#95;", "_")):
+    files = b"".join(card.files.values()).decode()
+    for text in (str(card), html.unescape(str(card)), files):
         assert "hf_abcdef" not in text
         assert "the-token-of-this-session" not in text
         assert str(tmp_path) not in text
-    assert "…&#47;llava" in row(card, "llava-1.5")[1]
+    assert captioner_row(card, "llava-1.5", "model").startswith("…/llava")
 
 
 def test_a_template_that_forgets_to_escape_is_safe(tmp_path: Path) -> None:
     (tmp_path / "mine.md").write_text(
-        "# {{ title }}\n\n{% for k, c in samples %}{{ c[0][1] }}\n{% endfor %}/home/ann/x.md"
+        "# {{ title }}\n\n{% for sample in samples %}{{ sample.captions[0][1] }}\n{% endfor %}/home/ann/x.md"
     )
     card = build_card(configs(HOSTILE), template=tmp_path / "mine.md", pretty_name="<b>")
-    assert tags(card.text) == {"h1", "p"}
+    assert set(Page(card).elements) == {"h1", "p"}
     assert "/home/ann" not in card.text
-
-
-def _published(text: str = "My words.") -> DatasetCard:
-    card = build_card(configs(), pretty_name="Mine", license="mit", tags=["by-hand"])
-    return DatasetCard(str(card).replace("## Limits", f"{text}\n\n## Limits"))
-
-
-def test_merge_keeps_what_others_published_and_wrote() -> None:
-    new = build_card({"otter": configs()["raw"]}, captioners="otter", license="apache-2.0", tags=["new"])
-    merged = merge_cards(_published(), new)
-    assert [config["config_name"] for config in data_of(merged).configs] == ["all", "raw", "llava-1.5", "otter"]
-    assert [info["config_name"] for info in data_of(merged).dataset_info] == ["all", "raw", "llava-1.5", "otter"]
-    assert [c["config_name"] for c in data_of(merged).configs if c.get("default")] == ["all"]
-    assert (data_of(merged).license, data_of(merged).pretty_name) == ("mit", "Mine")
-    assert {"by-hand", "new"} <= set(data_of(merged).tags)
-    assert "My words." in merged.text
-    assert merged.text.count('<tr id="config-') == 4
-    again = merge_cards(DatasetCard(str(merged)), new)
-    assert str(again) == str(merged), "publishing the same again changes the card"
-
-
-def test_merge_renews_all_blocks_with_a_release_of_all() -> None:
-    merged = merge_cards(_published(), build_card(configs("green tram"), license="cc0-1.0"))
-    assert "green tram" in merged.text
-    assert "red bus" not in merged.text
-    assert "My words." in merged.text
-    assert data_of(merged).license == "cc0-1.0"
-
-
-def test_merge_keeps_the_record_of_every_captioner() -> None:
-    published, new = _published(), build_card(configs())
-    data_of(published)["hf_mllm_aug"] = {"captioners": [{"name": "a", "seed": 1}, {"name": "b"}], "shear": None}
-    data_of(new)["hf_mllm_aug"] = {"captioners": [{"name": "a", "seed": 2}, {"name": "c"}]}
-    record = data_of(merge_cards(published, new))["hf_mllm_aug"]
-    assert record == {"captioners": [{"name": "a", "seed": 2}, {"name": "b"}, {"name": "c"}], "shear": None}
 
 
 def test_parameters_that_change_nothing_are_left_out() -> None:
@@ -200,53 +221,61 @@ def test_parameters_that_change_nothing_are_left_out() -> None:
 
     captioner = Captioner("tiny-llava")
     rows = Dataset.from_dict({"key": ["a"], "caption": ["x"], captioner.caption_column: ["y"]})
-    shown = row(build_card(to_configs(rows, captioners=captioner), captioners=captioner), "tiny-llava")
-    assert shown[3].startswith("do&#95;sample&#61;False, max&#95;new&#95;tokens&#61;30, seed&#61;0")
-    assert "weights " in shown[1]
-    assert "top" not in shown[3]
+    card = build_card(to_configs(rows, captioners=captioner), captioners=captioner)
+    decoding = captioner_row(card, "tiny-llava", "decoding")
+    assert decoding.startswith("do_sample=False, max_new_tokens=30, seed=0")
+    assert "top" not in decoding
+    assert "weights " in captioner_row(card, "tiny-llava", "model")
 
 
 def test_a_clean_up_that_changes_captions_is_shown_and_read_as_text() -> None:
     evil = {"stops": ["###", HOSTILE], "dropped": ["U+200B"]}
     card = build_card(configs(), captioners=[{**CAPTIONER, "clean_up": evil}])
-    decoding = row(card, "llava-1.5")[3]
-    assert 'clean_up=stops "###" "' in html.unescape(decoding)
-    assert decoding.endswith(", dropped U&#43;200B")
-    assert "<script" not in decoding
-    assert "clean" not in row(build_card(configs(), captioners=[{**CAPTIONER, "clean_up": {}}]), "llava-1.5")[3]
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ([{"config_name": "otter", "default": True}], "all"),
-        ([{"config_name": "otter"}, {"config_name": "all"}, {"config_name": "raw", "default": True}], "raw"),
-        ([{"config_name": "default"}], "default"),
-        ([], "all"),
-    ],
-)
-def test_merge_leaves_one_default(before: list[dict[str, Any]], after: str) -> None:
-    published = DatasetCard("---\nlicense: mit\n---\n")
-    data_of(published).configs = [{**config, "data_files": []} for config in before]
-    merged = merge_cards(published, build_card(configs()))
-    defaults = [c["config_name"] for c in data_of(merged).configs if c.get("default") or c["config_name"] == "default"]
-    assert defaults == [after]
-
-
-def test_merge_with_a_card_that_is_not_ours() -> None:
-    foreign = DatasetCard("---\nlicense: mit\n---\n# Their page\n")
-    merged = merge_cards(foreign, build_card(configs()))
-    assert merged.text.startswith("# Their page")
-    assert "hf-mllm-aug:begin configs" in merged.text
-    own = DatasetCard("---\nlicense: mit\n---\n# My page\n")
-    data_of(own).configs = [{"config_name": "all", "data_files": []}]
-    assert merge_cards(_published(), own).text == "# My page\n"
-    assert merge_cards(None, own) is own
+    decoding = captioner_row(card, "llava-1.5", "decoding")
+    assert 'clean_up=stops "###" "' in decoding
+    assert decoding.endswith(", dropped U+200B")
+    plain_one = build_card(configs(), captioners=[{**CAPTIONER, "clean_up": {}}])
+    assert "clean" not in captioner_row(plain_one, "llava-1.5", "decoding")
 
 
 def test_captions_cannot_end_a_block() -> None:
-    end = "<!-- hf-mllm-aug:end samples --> <!-- hf-mllm-aug:begin configs --> OWNER/NAME"
-    card = build_card(configs(end))
-    assert card.text.count("hf-mllm-aug:end samples -->") == 1
-    assert merge_cards(DatasetCard(str(card)), build_card(configs("x"))).text.count("hf-mllm-aug:end") == 6
+    card = build_card(configs(KINDS["marks"]))
+    harmless = build_card(configs("x"))
+    assert card.text.count("hf-mllm-aug:end") == harmless.text.count("hf-mllm-aug:end")
+    merged = merge_cards(DatasetCard(str(card)), harmless)
+    assert merged.text == harmless.text
     assert 'load_dataset("me/x"' in with_repo_id(card, "me/x").text
+
+
+@pytest.mark.parametrize("names", [["all", "raw", "llava-1.5"], ["all", "raw"], ["raw"], ["llava-1.5"]])
+def test_the_code_of_a_card_runs(names: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = {name: config for name, config in configs().items() if name in names}
+    folder = save_configs(parts, tmp_path / "staged", card=build_card(parts, repo_id="me/x"))
+    text = (folder / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == (3 if {"all", "llava-1.5"} <= set(names) else 2)
+    scope: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block.replace("me/x", str(folder)), "README.md", "exec"), scope)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "a a red bus"
+    joined = ast.literal_eval(said[1])
+    assert joined["key"] == "a"
+    assert "a red bus" in joined.values()
+    assert said[2:] in ([], ["a red bus"])
+
+
+def test_the_commands_of_a_card_are_shown_in_their_order() -> None:
+    card = build_card(configs(), command=[["hf-mllm-aug", "caption", "my photos"], ["hf-mllm-aug", "shear", "x"]])
+    assert "```bash\nhf-mllm-aug caption 'my photos'\nhf-mllm-aug shear x\n```" in card.text
+    assert "made with:" not in build_card(configs()).text
+
+
+def test_a_card_can_be_built_again_from_what_it_says() -> None:
+    said: dict[str, Any] = {"template": "cc3m", "pretty_name": "Cats", "description": "d", "source": "s"}
+    said |= {"license": "mit", "command": [["a", "b"]]}
+    card = build_card(configs(), captioners=[CAPTIONER], **said)
+    again = DatasetCard(str(card), ignore_metadata_errors=True)
+    assert inputs_of(again) == said
+    assert str(build_card(configs(), captioners=[CAPTIONER], **inputs_of(again))) == str(card)
+    assert inputs_of(DatasetCard("---\nlicense: mit\n---\n# Mine")) == {"command": []}

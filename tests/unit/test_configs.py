@@ -156,7 +156,7 @@ def test_local_paths_in_reasons_stay_at_home() -> None:
     assert reasons.count(None) == 5
 
 
-@pytest.mark.parametrize("name", ["data", "raw", "all", "default", "Tiny-Llava"])
+@pytest.mark.parametrize("name", ["data", "figures", "raw", "all", "default", "Tiny-Llava"])
 def test_names_that_break_a_repository_are_refused(name: str) -> None:
     column = f"caption_{name.lower().replace('-', '_')}"
     data = augmented().remove_columns("caption_llava_1_5")
@@ -249,6 +249,15 @@ def test_a_release_of_the_same_rows_has_the_same_bytes(tmp_path: Path) -> None:
     two = save_configs(to_configs(augmented(), images="embed"), tmp_path / "b")
     for file in sorted(path for path in one.rglob("*") if path.is_file()):
         assert file.read_bytes() == (two / file.relative_to(one)).read_bytes(), file
+
+
+def test_threads_change_no_byte(tmp_path: Path) -> None:
+    configs = to_configs(augmented(caption_otter=[f"otter {i}" for i in range(6)]), images="embed")
+    one = save_configs(configs, tmp_path / "a", num_proc=1)
+    more = save_configs(configs, tmp_path / "b", num_proc=4)
+    files = {path.relative_to(one): path.read_bytes() for path in one.rglob("*") if path.is_file()}
+    assert {path.relative_to(more): path.read_bytes() for path in more.rglob("*") if path.is_file()} == files
+    assert len([path for path in files if path.suffix == ".parquet"]) == len(configs)
 
 
 def test_rows_picked_and_shuffled_are_written_in_their_order(tmp_path: Path) -> None:

@@ -13,33 +13,13 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict, Image
 from PIL import Image as PilImage
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import (
-    CLIPConfig,
-    CLIPImageProcessorPil,
-    CLIPModel,
-    PreTrainedTokenizerFast,
-    SiglipConfig,
-    SiglipImageProcessorPil,
-    SiglipModel,
-)
+from transformers import CLIPImageProcessorPil
 
-from hf_mllm_aug.embedding import DualEncoder, evaluate_model
+from hf_mllm_aug.embedding import DualEncoder, evaluate_columns, evaluate_model
 from hf_mllm_aug.errors import CheckpointError, ColumnError, EmbeddingError, FormatError, UsageError
-from hf_mllm_aug.retrieval import retrieval_recall
-
-WORDS = ["red", "green", "blue", "dark", "light", "square", "a", "photo", "of"]
-SMALL: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-
-
-def tokenizer() -> Any:
-    vocabulary = {word: number for number, word in enumerate(["<pad>", "<unk>", "<s>", *WORDS, "</s>"])}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    ends = [(mark, vocabulary[mark]) for mark in ("<s>", "</s>")]
-    words.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
-    fast: Any = PreTrainedTokenizerFast
-    return fast(tokenizer_object=words, pad_token="<pad>", unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+from hf_mllm_aug.intervals import bootstrap_recall
+from hf_mllm_aug.retrieval import retrieval_hits, retrieval_recall
+from tests.tiny_dual_encoders import ARCHITECTURES, LAYERS, tokenizer
 
 
 @pytest.fixture(scope="module", params=["clip", "siglip"])
@@ -47,18 +27,8 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     """A tiny dual encoder with random weights, as a folder."""
     folder: Path = tmp_path_factory.mktemp(request.param)
     torch.manual_seed(0)
-    vision = {**SMALL, "image_size": 8, "patch_size": 4}
-    text = {**SMALL, "vocab_size": len(WORDS) + 4, "bos_token_id": 2, "eos_token_id": len(WORDS) + 3, "pad_token_id": 0}
-    if request.param == "clip":
-        text["max_position_embeddings"] = 12
-        CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder)
-        size: Any = {"size": {"shortest_edge": 8}, "crop_size": {"height": 8, "width": 8}}
-        CLIPImageProcessorPil(**size).save_pretrained(folder)
-    else:
-        text |= {"max_position_embeddings": 64, "projection_size": 16}
-        SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).save_pretrained(folder)
-        SiglipImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    for part in (*ARCHITECTURES[request.param](), tokenizer(request.param)):
+        part.save_pretrained(folder)
     return folder
 
 
@@ -120,6 +90,58 @@ def test_bad_pictures_and_missing_captions_are_left_out_and_counted(checkpoint: 
     assert {key: result[key] for key in result if "@" in key} == expected
 
 
+def test_columns_scored_at_once_score_as_on_their_own(checkpoint: Path) -> None:
+    """Also where one column lacks captions that another has, and where a picture is bad."""
+    data = rows()
+    data[0]["caption"] = None
+    data[1]["several"] = []
+    data[2]["several"], data[2]["caption"] = None, " "
+    data[4]["image"] = b"no picture"
+    found = evaluate_columns(checkpoint, data, ["caption", "several"], batch_size=2, device="cpu")
+    assert list(found) == ["caption", "several"]
+    for column, result in found.items():
+        alone = evaluate_model(checkpoint, data, columns=[column], device="cpu")
+        assert result == alone, column
+        assert (alone["n_images"], alone["n_bad_images"], alone["n_without_caption"]) == (3, 1, 2), column
+    both = evaluate_columns(checkpoint, data, {"all of them": ["caption", "several"]}, device="cpu")
+    assert both["all of them"] == evaluate_model(checkpoint, data, columns=["caption", "several"], device="cpu")
+    assert both["all of them"]["n_texts"] == 3 + 6
+
+
+def test_each_picture_is_embedded_once_for_all_columns(checkpoint: Path) -> None:
+    class Counting:
+        """An image processor that counts what passes."""
+
+        def __init__(self, processor: Any) -> None:
+            self.processor, self.pictures = processor, 0
+
+        def __call__(self, images: Any, **options: Any) -> Any:
+            self.pictures += len(images)
+            return self.processor(images=images, **options)
+
+    loaded = DualEncoder.load(checkpoint, device="cpu")
+    counting = Counting(loaded.image_processor)
+    encoder = DualEncoder(loaded.model, counting, loaded.tokenizer, "mine")
+    evaluate_columns(encoder, rows(), ["caption", "several"], batch_size=4)
+    assert counting.pictures == 6
+
+
+def test_intervals_are_those_of_the_hits(checkpoint: Path) -> None:
+    result = evaluate_model(checkpoint, rows(), columns=["several"], device="cpu", ks=(1, 2), intervals=True)
+    encoder = DualEncoder.load(checkpoint, device="cpu")
+    images = encoder.images([PilImage.new("RGB", (10, 9), color) for color in COLORS])
+    texts = encoder.texts([text for row in rows() for text in row["several"]])
+    hits = retrieval_hits(images, texts, np.repeat(np.arange(6), 2), ks=(1, 2), normalize=True)
+    assert result["intervals"] == bootstrap_recall(hits)
+    assert "intervals" not in evaluate_model(encoder, rows())
+
+
+def test_a_column_without_any_caption_is_named(checkpoint: Path) -> None:
+    data = [{**row, "caption_x": None} for row in rows()]
+    with pytest.raises(EmbeddingError, match=r"of 6 rows, 0 have a picture .* and 6 no caption in caption_x"):
+        evaluate_columns(checkpoint, data, ["caption", "caption_x"], device="cpu")
+
+
 def test_a_loaded_encoder_serves_several_columns(checkpoint: Path) -> None:
     encoder = DualEncoder.load(checkpoint, device="cpu", dtype=torch.float32)
     assert evaluate_model(encoder, rows(), ks=[2]) == evaluate_model(checkpoint, rows(), ks=[2], device="cpu")
@@ -162,7 +184,7 @@ def test_models_that_are_no_dual_encoders_are_refused(tmp_path: Path) -> None:
 def test_a_text_model_is_refused(tmp_path: Path) -> None:
     from transformers import BertConfig, BertModel
 
-    BertModel(BertConfig(vocab_size=9, **SMALL)).save_pretrained(tmp_path)
+    BertModel(BertConfig(vocab_size=9, **LAYERS)).save_pretrained(tmp_path)
     CLIPImageProcessorPil().save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="BertModel, which embeds no image-text pairs"):

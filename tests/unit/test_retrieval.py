@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from hf_mllm_aug import retrieval
 from hf_mllm_aug.errors import EmbeddingError, UsageError
-from hf_mllm_aug.retrieval import retrieval_recall
+from hf_mllm_aug.retrieval import retrieval_hits, retrieval_recall
 
 
-def brute_force(images: Any, texts: Any, owner: Any, ks: tuple[int, ...], cosine: bool = False) -> dict[str, float]:
+def brute_force_hits(
+    images: Any, texts: Any, owner: Any, ks: tuple[int, ...], cosine: bool = False
+) -> dict[str, list[bool]]:
     """The definition, one comparison at a time."""
     images, texts = np.asarray(images, np.float64), np.asarray(texts, np.float64)
     scores = images @ texts.T
@@ -28,14 +30,19 @@ def brute_force(images: Any, texts: Any, owner: Any, ks: tuple[int, ...], cosine
     for picture in range(len(images)):
         right = max(scores[picture, t] for t in range(len(texts)) if owner[t] == picture)
         rank = sum(scores[picture, t] >= right for t in range(len(texts)) if owner[t] != picture)
-        for k in ks:
+        for k in set(ks):
             hits[f"text_retrieval_recall@{k}"].append(rank < k)
     for text in range(len(texts)):
         right = scores[owner[text], text]
         rank = sum(scores[i, text] >= right for i in range(len(images)) if i != owner[text])
-        for k in ks:
+        for k in set(ks):
             hits[f"image_retrieval_recall@{k}"].append(rank < k)
-    return {key: float(np.mean(values)) for key, values in hits.items()}
+    return hits
+
+
+def brute_force(images: Any, texts: Any, owner: Any, ks: tuple[int, ...], cosine: bool = False) -> dict[str, float]:
+    """The shares of hits."""
+    return {key: float(np.mean(values)) for key, values in brute_force_hits(images, texts, owner, ks, cosine).items()}
 
 
 def random_case(seed: int) -> tuple[Any, Any, Any, tuple[int, ...]]:
@@ -124,20 +131,49 @@ def test_the_block_size_changes_nothing(seed: int, block: int, dim: int) -> None
     assert retrieval_recall(images, texts, owner, ks=(1, 2, 3), normalize=True, block_size=block) == whole
 
 
-def test_agrees_with_ranking_by_topk_where_nothing_ties() -> None:
-    """CLIP_benchmark's definition: a hit is a right item among the first K of `topk`."""
-    generator = torch.Generator().manual_seed(0)
-    owner = torch.arange(300) % 100
+@pytest.mark.parametrize("seed", range(50))
+def test_single_hits_equal_brute_force_row_for_row(seed: int) -> None:
+    images, texts, owner, ks = random_case(seed)
+    expected = brute_force_hits(images, texts, owner, ks)
+    hits = retrieval_hits(images, texts, owner, ks=ks, block_size=3)
+    assert hits.ks == ks
+    assert hits.text_image_index.tolist() == owner.tolist()
+    assert {str(side.dtype) for side in (hits.image_to_text, hits.text_to_image)} == {"bool"}
+    for column, k in enumerate(ks):
+        assert hits.image_to_text[:, column].tolist() == expected[f"text_retrieval_recall@{k}"], f"K {k}"
+        assert hits.text_to_image[:, column].tolist() == expected[f"image_retrieval_recall@{k}"], f"K {k}"
+    assert hits.recall() == retrieval_recall(images, texts, owner, ks=ks)
+
+
+def clip_benchmark(images: torch.Tensor, texts: torch.Tensor, owner: torch.Tensor, k: int) -> dict[str, float]:
+    """CLIP_benchmark's definitions of zero-shot retrieval, over the whole matrix.
+
+    Pairs of a text and its image are marked in a matrix beside that of the scores. The K best candidates of each query
+    are looked up in it; a query counts when at least one of them is marked.
+    """
+    scores = texts @ images.T  # texts are rows
+    positive = torch.zeros_like(scores, dtype=torch.bool)
+    positive[torch.arange(len(texts)), owner] = True
+    found = {}
+    for name, table, right in (("image", scores, positive), ("text", scores.T, positive.T)):
+        best = table.topk(k, dim=1).indices
+        found[f"{name}_retrieval_recall@{k}"] = float((right.gather(1, best).sum(1) > 0).double().mean())
+    return found
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_agrees_with_the_definitions_of_clip_benchmark_where_nothing_ties(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    owner = torch.cat([torch.arange(100), torch.randint(0, 100, (250,), generator=generator)])
+    owner = owner[torch.randperm(350, generator=generator)]
     images = torch.nn.functional.normalize(torch.randn(100, 32, generator=generator), dim=1)
-    texts = torch.nn.functional.normalize(images[owner] + 0.4 * torch.randn(300, 32, generator=generator), dim=1)
-    scores = images @ texts.T
+    noise = torch.randn(350, 32, generator=generator)
+    texts = torch.nn.functional.normalize(images[owner] + (0.4 + 0.05 * seed) * noise, dim=1)
     got = retrieval_recall(images, texts, owner)
     for k in (1, 5, 10):
-        to_text = (owner[scores.topk(k, dim=1).indices] == torch.arange(100)[:, None]).any(1).double().mean()
-        to_image = (scores.T.topk(k, dim=1).indices == owner[:, None]).any(1).double().mean()
-        assert got[f"text_retrieval_recall@{k}"] == pytest.approx(float(to_text), abs=1e-6)
-        assert got[f"image_retrieval_recall@{k}"] == pytest.approx(float(to_image), abs=1e-6)
-        assert 0.05 < float(to_image) < 1, "the case must be neither trivial nor hopeless"
+        for key, expected in clip_benchmark(images, texts, owner, k).items():
+            assert got[key] == pytest.approx(expected, abs=1e-6), key
+    assert 0.05 < got["image_retrieval_recall@1"] < 0.98, "the case must be neither trivial nor hopeless"
 
 
 FORMS: list[Callable[[Any], Any]] = [

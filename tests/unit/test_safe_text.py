@@ -40,6 +40,7 @@ HOSTILE = [
     "    indented",
     "line\u2028separator\u2029next",
     "x" * 10_000,
+    "a" + "\u0301\u20dd" * 500,
 ]
 
 
@@ -131,3 +132,9 @@ def test_the_token_in_use_is_scrubbed_in_any_form(monkeypatch: pytest.MonkeyPatc
 
 def test_emoji_and_scripts_survive() -> None:
     assert inert("👩‍👩‍👧 नमस्ते שלום 日本語 naïve") == "👩‍👩‍👧 नमस्ते שלום 日本語 naïve"
+
+
+def test_accents_do_not_tower_over_the_lines_around_them() -> None:
+    assert plain("a" + "\u0301" * 200 + "b") == "a" + "\u0301" * 4 + "b"
+    written = "\u0e19\u0e49\u0e33 \u05d1\u05bc\u05b0\u05a5 Vi\u1ec7t \u0915\u094d\u0937\u093f"
+    assert plain(written) == written

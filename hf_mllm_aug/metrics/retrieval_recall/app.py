@@ -23,19 +23,29 @@ def score(predictions: str, references: str, ks: str) -> dict[str, float]:
     >>> score(*EXAMPLE)["text_retrieval_recall@1"]
     1.0
     """
+    inputs = {}
+    for name, text in (("predictions", predictions), ("references", references), ("ks", ks)):
+        try:
+            inputs[name] = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{name} is no JSON: {error}") from None
     metric = evaluate.load(str(HERE / "retrieval_recall.py"))
-    scores: dict[str, float] = metric.compute(
-        predictions=json.loads(predictions), references=json.loads(references), ks=json.loads(ks)
-    )
+    scores: dict[str, float] = metric.compute(**inputs)
     return scores
 
 
 def page() -> Any:
-    """The Gradio interface."""
+    """The Gradio interface; what is wrong with an input is shown beside it."""
     import gradio as gr  # type: ignore[import-not-found]  # a Space brings it
 
+    def shown(predictions: str, references: str, ks: str) -> dict[str, float]:
+        try:
+            return score(predictions, references, ks)
+        except ValueError as error:  # embeddings that do not fit, and text that is no JSON
+            raise gr.Error(str(error)) from None
+
     return gr.Interface(
-        fn=score,
+        fn=shown,
         inputs=[
             gr.Textbox(label="predictions: image embeddings, JSON (n x dim)", lines=3),
             gr.Textbox(label="references: caption embeddings of each image, JSON (n x captions x dim)", lines=3),

@@ -36,6 +36,10 @@ def test_an_unknown_captioner_is_offered_the_nearest_name() -> None:
         ({"engine": "transformer"}, "unknown engine 'transformer': did you mean 'transformers'"),
         ({"dtype": "fp16"}, "unknown dtype 'fp16'"),
         ({"on_error": "skip"}, "unknown on_error 'skip'"),
+        ({"max_new_tokens": True}, "max_new_tokens=True must be an integer of 1 or more"),
+        ({"seed": "x"}, "seed='x' must be an integer"),
+        ({"generation": {"do_sample": True, "temperature": "0.2"}}, "generation: temperature='0.2' must be a number"),
+        ({"generation": {"repetition_penalty": float("nan")}}, "generation: repetition_penalty=nan must be a number"),
         ({"max_new_tokens": 0}, "max_new_tokens=0 must be an integer of 1 or more"),
         ({"batch_size": -1}, "batch_size=-1"),
         ({"prompt": "<image> and <image>"}, "more than once"),
@@ -59,6 +63,24 @@ def test_an_unknown_captioner_is_offered_the_nearest_name() -> None:
 def test_arguments_that_cannot_work_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Captioner(**arguments)
+
+
+@pytest.mark.parametrize("name", ["org/na--me", "org/name.git", "-org/name", "org/name-", "org/na..me", "org/-name"])
+def test_what_the_hub_allows_no_repository_to_be_called_is_taken_for_a_folder(name: str) -> None:
+    with pytest.raises(UsageError, match="there is no such folder"):
+        Captioner(name)
+
+
+def test_a_relative_folder_is_the_same_after_a_change_of_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    captioner = Captioner("mine")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert captioner.label == "mine"
+    assert captioner.folder == tmp_path / "mine"
 
 
 def test_unknown_arguments_are_not_swallowed() -> None:

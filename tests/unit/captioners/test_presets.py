@@ -22,6 +22,7 @@ from PIL import Image
 from hf_mllm_aug.captioners import PRESETS, Captioner, Preset, Variant, presets, register
 from hf_mllm_aug.captioners.decoding import NEUTRAL
 from hf_mllm_aug.card import build_card
+from tests.card_rows import captioner_row
 from hf_mllm_aug.configs import to_configs
 from hf_mllm_aug.errors import CheckpointError, UsageError
 
@@ -274,17 +275,13 @@ def test_the_hash_of_a_named_captioner_does_not_depend_on_what_the_process_did_b
 # What is recorded
 
 
-def cell(card: str, name: str, column: int) -> str:
-    """A cell of the card's table, in a captioner's row."""
-    (row,) = re.findall(rf'<tr id="config-{re.escape(name.replace("/", "--"))}">(.*)</tr>', card)
-    return html.unescape(re.findall(r"<td>(.*?)</td>", row)[column])
-
-
 def asked(captioner: Captioner) -> tuple[str, str]:
-    """The cells of its card that say how it was asked, and with which settings."""
+    """What its card says of how it was asked, and with which settings."""
     rows = {"key": ["a"], "url": [None], "caption": ["a bus"], captioner.caption_column: ["A red bus"]}
-    card = str(build_card(to_configs(Dataset.from_dict(rows), captioners=captioner), captioners=captioner))
-    return cell(card, captioner.label, 2), cell(card, captioner.label, 3)
+    card = build_card(to_configs(Dataset.from_dict(rows), captioners=captioner), captioners=captioner)
+    name = captioner.label.replace("/", "--")
+    variant = [html.unescape(text) for text in re.findall(r"<p>(variant .*?)</p>", card.text)]
+    return " ".join([captioner_row(card, name, "prompt"), *variant]), captioner_row(card, name, "decoding")
 
 
 @pytest.mark.parametrize("variant", ["default", "paper"])
