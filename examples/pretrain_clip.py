@@ -8,8 +8,8 @@ pre-training. On one machine with eight GPUs, from scratch, with a streamed data
         --batch-size 512 --steps 30000 --eval-dataset you/coco-karpathy-test --eval-columns captions --eval-every 2000
 
 The same command goes on from the newest checkpoint after an interruption, with the batch that would have come next.
-`log.jsonl` gets a line a step, `model` the result. To try it on two processes of a CPU, for which `accelerate launch
---cpu` would start only one: `ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 ...`.
+`log.jsonl` gets a line a step, `model` the result. On two processes of a CPU, which `--cpu` would not start:
+`ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 ...`.
 """
 
 from __future__ import annotations
@@ -55,9 +55,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     add, model = parser.add_argument, parser.add_mutually_exclusive_group(required=True)
-    model.add_argument(
-        "--model-config", metavar="ID", help="Hub id or folder of a CLIP or SigLIP to train from scratch"
-    )
+    model.add_argument("--model-config", metavar="ID", help="Hub id or folder of a CLIP or SigLIP to train anew")
     model.add_argument("--checkpoint", metavar="ID", help="the same, to train on from its weights")
     add("--dataset", required=True, metavar="ID", help="Hub id or staged folder, with the pictures embedded")
     add("--config", default="all", help="its configuration that has caption and caption_*")
@@ -235,13 +233,14 @@ def main() -> None:
     args.processes = world = accelerator.num_processes
     set_seed(args.seed)
     if args.checkpoint:
-        model = AutoModel.from_pretrained(source, dtype=torch.float32)
+        model = AutoModel.from_pretrained(source, dtype=torch.float32, trust_remote_code=False)
     else:
-        model = AutoModel.from_config(AutoConfig.from_pretrained(source), dtype=torch.float32)
+        model = AutoModel.from_config(AutoConfig.from_pretrained(source, trust_remote_code=False), dtype=torch.float32)
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    processor = AutoImageProcessor.from_pretrained(source, backend="pil")
-    encoder = DualEncoder(model, processor, AutoTokenizer.from_pretrained(source), args.out.name)
+    processor = AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    encoder = DualEncoder(model, processor, tokenizer, args.out.name)
     matrices = [weights for weights in model.parameters() if weights.ndim > 1]
     others = [weights for weights in model.parameters() if weights.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": args.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -290,7 +289,7 @@ def main() -> None:
         if state["step"] % args.save_every == 0 or state["step"] == args.steps:
             save(accelerator, args, state, stream)
     if accelerator.is_main_process:
-        for part in (model, processor, encoder.tokenizer):
+        for part in (model, processor, tokenizer):
             part.save_pretrained(args.out / "model")
     accelerator.end_training()
 

@@ -7,6 +7,7 @@ between marks; a later release replaces that and leaves alone what people wrote 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,6 +123,8 @@ def build_card(
     base = open_template(template)
     title = pretty_name or base.metadata.get("pretty_name")
     title = str(title or (repo_id.split("/")[-1] if repo_id else "Image captions by multimodal LLMs"))
+    languages, tags = ([one] if isinstance(one, str) else list(one) for one in (languages, tags))
+    command = shlex.split(command) if isinstance(command, str) else command
     commands = [list(command)] if command and isinstance(command[0], str) else [list(words) for words in command]
     own = card_metadata(named, facts, title=title, source=source, license=license, languages=languages, tags=tags)
     metadata = scrub_values(with_template(own, base.metadata))

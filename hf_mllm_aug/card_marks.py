@@ -13,6 +13,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from hf_mllm_aug.errors import FormatError
+from hf_mllm_aug.safe_text import plain
+
 if TYPE_CHECKING:
     from huggingface_hub import DatasetCard
 
@@ -34,12 +37,36 @@ CONFIGS_BLOCK = "configs"
 CAPTIONER_BLOCK = "captioner-"
 """What the name of the block about a captioner begins with; its config's name follows."""
 
+README = "README.md"
+"""The file that is a repository's card."""
+
 BLOCK = re.compile(
     r"<!-- hf-mllm-aug:begin (?P<name>[\w.+-]+) -->\n(?P<body>.*?)<!-- hf-mllm-aug:end (?P=name) -->", re.DOTALL
 )
 ROW = re.compile(r'^<tr id="config-(?P<name>[^"]+)">.*</tr>\n', re.MULTILINE)
 # Lines with an id: rows of the table of configs, and the note that a config is newer than `all`.
 _OF_ITS_OWN = re.compile(r'^<(?P<tag>tr|p) id="[^"]*">.*</(?P=tag)>\n', re.MULTILINE)
+
+
+def parse_card(data: bytes, where: str) -> DatasetCard:
+    """A card from its file.
+
+    Args:
+        data: The file.
+        where: What it is, for the message.
+
+    Raises:
+        FormatError: It is no text in UTF-8, or the YAML at its head is broken.
+    """
+    import yaml
+    from huggingface_hub import DatasetCard
+
+    try:
+        text = data.decode("utf-8-sig").replace("\r\n", "\n")  # an editor's marks, in which ours would not be found
+        return DatasetCard(text, ignore_metadata_errors=True)
+    except (ValueError, yaml.YAMLError) as error:
+        problem = getattr(error, "problem", None) or str(error)
+        raise FormatError(f"{where}: its metadata cannot be read: {plain(problem, 300)}.") from error
 
 
 def remember(card: AnyCard, inputs: Mapping[str, Any]) -> AnyCard:

@@ -78,8 +78,8 @@ def merge_cards(published: DatasetCard | None, new: DatasetCard) -> DatasetCard:
     data, said = _merge_fields(published, new, renew_all=renew_all)
     sizes = [card.data.get("size_categories") for card in ((new, published) if renew_all else (published, new))]
     data["size_categories"] = next(filter(None, sizes), None)
-    data["configs"] = _merge_configs(_listed(published, "configs"), _listed(new, "configs"))
-    data["dataset_info"] = _merge_named(_listed(published, "dataset_info"), _listed(new, "dataset_info"))
+    data["configs"] = _merge_configs(listed(published, "configs"), listed(new, "configs"))
+    data["dataset_info"] = _merge_named(listed(published, "dataset_info"), listed(new, "dataset_info"))
     if record := _merge_records(published.data.get(RECORD), new.data.get(RECORD)):
         data[RECORD] = record
     text, blocks = _merge_text(published, new, renew_all=renew_all)
@@ -96,15 +96,17 @@ def merge_cards(published: DatasetCard | None, new: DatasetCard) -> DatasetCard:
 
 def published_configs(card: DatasetCard | None) -> list[str]:
     """The names of a card's configs."""
-    return [str(config.get("config_name")) for config in _listed(card, "configs")] if card else []
+    return [str(config.get("config_name", "default")) for config in listed(card, "configs")] if card else []
 
 
-def _listed(card: DatasetCard, name: str) -> list[Any]:
-    return _as_list(card.data.get(name))
-
-
-def _as_list(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
+    """A field's values: a list as it is, one value as a list, nothing as none."""
     return value if isinstance(value, list) else [value] if value else []
+
+
+def listed(card: DatasetCard, name: str) -> list[dict[str, Any]]:
+    """The items of a field that has fields itself; what people wrote there that is none is passed over."""
+    return [item for item in as_list(card.data.get(name)) if isinstance(item, dict)]
 
 
 def _merge_fields(
@@ -125,7 +127,7 @@ def _merge_fields(
         )
         if group[0] in _LISTS:
             (name,) = group
-            lists = [_as_list(values.get(name)) for values in (before, after, base)]
+            lists = [as_list(values.get(name)) for values in (before, after, base)]
             data[name], said[name] = _merge_lists(*lists)
         elif ours is not None and before != base:  # people said otherwise
             data |= before
@@ -152,7 +154,7 @@ def _merge_lists(old: list[Any], fresh: list[Any], ours: list[Any]) -> tuple[lis
 def _merge_named(published: Iterable[dict[str, Any]], new: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     merged = {str(item.get("config_name", "default")): dict(item) for item in published}
     for item in new:
-        merged[str(item["config_name"])] = dict(item)
+        merged[str(item.get("config_name", "default"))] = dict(item)
     return [
         {"config_name": name, **{k: v for k, v in item.items() if k != "config_name"}} for name, item in merged.items()
     ]
@@ -163,7 +165,8 @@ def _merge_configs(published: list[dict[str, Any]], new: list[dict[str, Any]]) -
     names = [config["config_name"] for config in merged]
     before, ours = ({c.get("config_name") for c in configs} for configs in (published, new))
     arrives = bool(before) and schema.ALL_CONFIG in ours - before
-    chosen = [schema.ALL_CONFIG] if arrives else [c["config_name"] for c in [*published, *new] if c.get("default")]
+    marked = [str(c.get("config_name", "default")) for c in [*published, *new] if c.get("default")]
+    chosen = [schema.ALL_CONFIG] if arrives else marked
     # `datasets` takes a config of the name `default` for one, flag or no flag, and refuses two.
     default = "default" if "default" in names else next(iter(chosen), names[0] if names else None)
     for config in merged:
@@ -176,7 +179,8 @@ def _merge_configs(published: list[dict[str, Any]], new: list[dict[str, Any]]) -
 def _merge_records(published: Any, new: Any) -> dict[str, Any]:
     """What made the captions, of both releases: a captioner by its name, the rest as the later one says."""
     old, fresh = (record if isinstance(record, dict) else {} for record in (published, new))
-    captioners = [item for record in (old, fresh) for item in record.get("captioners") or [] if isinstance(item, dict)]
+    every = [item for record in (old, fresh) for item in as_list(record.get("captioners"))]
+    captioners = [item for item in every if isinstance(item, dict)]
     named = {str(item.get("name")): item for item in captioners}
     return {**old, **fresh, **({"captioners": list(named.values())} if named else {})}
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from hf_mllm_aug import schema
 from hf_mllm_aug.card_marks import BLOCK, CAPTIONER_BLOCK, RECORD, ROW, WRITTEN, rewrite
-from hf_mllm_aug.card_merge import published_configs
+from hf_mllm_aug.card_merge import as_list, listed, published_configs
 from hf_mllm_aug.configs import captioner_name, config_name, default_config
 from hf_mllm_aug.staged_files import owner_of
 from hf_mllm_aug.staging import FIGURES
@@ -55,15 +56,15 @@ def without_configs(card: DatasetCard, names: Collection[str]) -> DatasetCard:
     less = DatasetCard("---\n{}\n---\n", ignore_metadata_errors=True)
     for field, value in vars(card.data).items():
         less.data[field] = value
-    configs = [dict(item) for item in _items(card, "configs") if str(item.get("config_name")) not in names]
+    configs = [dict(item) for item in listed(card, "configs") if str(item.get("config_name", "default")) not in names]
     if configs and not any(item.get("default") or item.get("config_name") == "default" for item in configs):
         default = default_config(rest)
         for item in configs:
-            if item["config_name"] == default:
+            if item.get("config_name", "default") == default:
                 item["default"] = True
     less.data["configs"] = configs
     less.data["dataset_info"] = [
-        item for item in _items(card, "dataset_info") if str(item.get("config_name", "default")) not in names
+        item for item in listed(card, "dataset_info") if str(item.get("config_name", "default")) not in names
     ]
     if isinstance(record := card.data.get(RECORD), dict):
         less.data[RECORD] = _less_record(record, names)
@@ -89,19 +90,13 @@ def without_figures(card: DatasetCard, paths: Collection[str]) -> DatasetCard:
     return rewrite(card, BLOCK.sub(lambda block: _SHOWS.sub(unless_gone, block[0]), card.text))
 
 
-def _items(card: DatasetCard, field: str) -> list[dict[str, Any]]:
-    value = card.data.get(field)
-    items = value if isinstance(value, list) else [value]
-    return [item for item in items if isinstance(item, dict)]
-
-
 def _less_record(record: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
     less = dict(record)
     if isinstance(captioners := record.get("captioners"), list):
         less["captioners"] = [
             item for item in captioners if not isinstance(item, dict) or config_name(captioner_name(item)) not in names
         ]
-    newer = [name for name in record.get(NEWER) or [] if name not in names]
+    newer = [name for name in as_list(record.get(NEWER)) if name not in names]
     less.pop(NEWER, None)
     if newer and schema.ALL_CONFIG not in names:
         less[NEWER] = newer
@@ -113,7 +108,7 @@ def _less_block(block: re.Match[str], every: Collection[str], rest: Collection[s
         return name in every and name not in rest
 
     def unless_gone(named: re.Match[str]) -> str:
-        return "" if gone(named["name"]) else named[0]
+        return "" if gone(html.unescape(named["name"])) else named[0]
 
     def unless_figures_gone(shown: re.Match[str]) -> str:
         owners = [owner_of(figure, every) for figure in _FIGURE.findall(shown[0])]

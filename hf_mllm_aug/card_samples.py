@@ -64,7 +64,8 @@ def samples(
     lengths = {len(dataset) for dataset in shown.values()}
     if len(lengths) != 1 or not (length := lengths.pop()):
         return []
-    picked = sorted({round(i * (length - 1) / max(1, count - 1)) for i in range(min(count, length))})
+    count = min(count, length)
+    picked = sorted({round(i * (length - 1) / max(1, count - 1)) for i in range(count)})
     parts = {n: d.select_columns([schema.KEY, schema.CAPTION]).select(picked)[:] for n, d in shown.items()}
     keys = next(iter(parts.values()))[schema.KEY]
     if any(part[schema.KEY] != keys for part in parts.values()):
@@ -159,7 +160,7 @@ def _file(picture: Any, files: PictureFiles) -> bytes | None:
         return None
     try:
         return files.read(picture["path"])
-    except (RefusedFileError, OSError):
+    except (RefusedFileError, OSError, ValueError):  # a path with a null byte is a ValueError
         return None
 
 

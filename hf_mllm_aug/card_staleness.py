@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from hf_mllm_aug import schema
 from hf_mllm_aug.card_marks import RECORD, rewrite
-from hf_mllm_aug.card_merge import published_configs
+from hf_mllm_aug.card_merge import as_list, published_configs
 from hf_mllm_aug.card_removal import NEWER
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def note_newer(card: DatasetCard, released: Iterable[str], changed: Iterable[str
     """
     present = published_configs(card)
     record = dict(card.data.get(RECORD) or {}) if isinstance(card.data.get(RECORD) or {}, dict) else {}
-    before = {str(name) for name in record.get(NEWER) or []}
+    before = {str(name) for name in as_list(record.get(NEWER))}
     renewed = schema.ALL_CONFIG in set(released) or schema.ALL_CONFIG not in present
     newer = set() if renewed else (before | set(changed)) - {schema.ALL_CONFIG}
     names = [name for name in present if name in newer and _NAME.fullmatch(name)]

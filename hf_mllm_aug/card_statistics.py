@@ -6,7 +6,6 @@ repetitions) and a bounded sample (to count distinct words): 24 MB and the sampl
 
 from __future__ import annotations
 
-import hashlib
 import string
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +16,9 @@ import numpy as np
 if TYPE_CHECKING:
     from datasets import Dataset
 
-SAMPLE = 100_000
-"""The most captions whose words are looked at one by one."""
+SAMPLE = 20_000
+"""The most captions whose words are compared. Longer texts repeat more words, so distinct-n of samples of one size can
+be compared from data set to data set."""
 
 LONGEST = 1000
 """Captions of this many words and more are counted together."""
@@ -40,8 +40,8 @@ class TextCounts:
         distinct_1: Distinct words for each word, 0 to 1 (Li et al. 2016, arXiv 1510.03055), of at most `SAMPLE`
             captions spread evenly over the rows. None without words.
         distinct_2: Distinct pairs of neighbouring words for each word, likewise.
-        repeated: The share of captions whose text another row has too, upper and lower case and spaces aside. None
-            without captions.
+        repeated: The share of captions whose text another row has too, upper and lower case and the number of spaces
+            aside. None without captions.
     """
 
     texts: int
@@ -102,12 +102,12 @@ def count_texts(datasets: Sequence[Dataset], name: str, *, closely: bool = True)
         stop = start + len(values)
         values = values.cast(pa.large_string())
         present = values.drop_null()
-        counts = _word_counts(present)
+        split, counts = _words(present)
         texts += len(present)
         words += int(counts.sum())
         lengths += np.bincount(np.minimum(counts, LONGEST), minlength=LONGEST + 1)
         if closely:
-            hashes.append(_hashes(present.to_pylist()))
+            hashes.append(_hashes(split))
             here = wanted[np.searchsorted(wanted, start) : np.searchsorted(wanted, stop)] - start
             sample.append(pc.drop_null(values.take(pa.array(here))))
         start = stop
@@ -126,20 +126,24 @@ def _sampled_rows(rows: int) -> Any:
     return ((np.arange(SAMPLE) + place) * rows / SAMPLE).astype(np.int64)
 
 
-def _word_counts(texts: Any) -> Any:
+def _words(texts: Any) -> tuple[Any, Any]:
+    """The words of each text, in lower case, and their number."""
     import pyarrow.compute as pc
 
     trimmed = pc.utf8_trim_whitespace(texts)
-    counts = pc.list_value_length(pc.utf8_split_whitespace(trimmed))
-    return pc.if_else(pc.equal(trimmed, ""), 0, counts).to_numpy(zero_copy_only=False)
+    words = pc.utf8_split_whitespace(pc.utf8_lower(trimmed))
+    counts = pc.if_else(pc.equal(trimmed, ""), 0, pc.list_value_length(words))
+    return words, counts.to_numpy(zero_copy_only=False)
 
 
-def _hashes(texts: Iterable[str]) -> Any:
+def _hashes(words: Any) -> Any:
     """64 bits of each text: of 3 million, two that differ have the same with a chance of 1 to 4 million."""
-    digests = b"".join(
-        hashlib.blake2b(" ".join(text.casefold().split()).encode(), digest_size=8).digest() for text in texts
-    )
-    return np.frombuffer(digests, dtype=np.uint64)
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    alike = pc.binary_join(words, pa.scalar(" ", pa.large_string()))
+    return pd.util.hash_array(alike.to_numpy(zero_copy_only=False), categorize=False)
 
 
 def _distinct(sample: Sequence[Any]) -> tuple[float | None, float | None]:
@@ -157,5 +161,6 @@ def _distinct(sample: Sequence[Any]) -> tuple[float | None, float | None]:
     if not len(codes):
         return None, None
     pairs = codes[:-1] * len(coded.dictionary) + codes[1:]
-    distinct = np.unique(pairs[rows[:-1] == rows[1:]])
-    return len(coded.dictionary) / len(codes), len(distinct) / len(codes)
+    pairs = np.sort(pairs[rows[:-1] == rows[1:]])  # a third of the time of np.unique
+    distinct = int(np.count_nonzero(np.diff(pairs))) + bool(len(pairs))
+    return len(coded.dictionary) / len(codes), distinct / len(codes)

@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hf_mllm_aug import schema
 from hf_mllm_aug.captioners.presets import PRESETS
-from hf_mllm_aug.errors import ColumnError, OutputExistsError, UsageError
+from hf_mllm_aug.card_marks import README as README
+from hf_mllm_aug.errors import ColumnError, UsageError
 from hf_mllm_aug.keys import check_keys, make_keys
 from hf_mllm_aug.parquet_shards import WrittenSplit, holds_pictures
 from hf_mllm_aug.picture_files import PictureRoot
 from hf_mllm_aug.safe_text import scrub, scrub_values
-from hf_mllm_aug.staging import FIGURES, put_in_place, shard_bytes, write_configs, write_figures
+from hf_mllm_aug.staging import FIGURES, check_replaceable, put_in_place, shard_bytes, write_configs, write_figures
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
     from huggingface_hub import DatasetCard
 
-README = "README.md"
 _CONFIG_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _SPLIT_NAME = re.compile(r"\w+(\.\w+)*")
 
@@ -187,7 +187,7 @@ def save_configs(
             `build_card`) are written beside it. None builds one: `build_card`.
         split: The name of a `Dataset`'s only split.
         max_shard_size: Where a Parquet file ends, in bytes or as ``"500MB"``.
-        overwrite: Whether a folder that is not empty is replaced.
+        overwrite: Whether a staged folder that is there is replaced; another that is not empty never is.
         picture_root: Folders, or addresses such as ``hf://datasets/OWNER/NAME``, whose files may be embedded. Without
             it, pictures that are no bytes but paths are embedded only if the rows were built in this process or found
             in a folder (`load_picture_folder`, imagefolder); rows from elsewhere could name any file of this machine.
@@ -200,7 +200,8 @@ def save_configs(
 
     Raises:
         OutputExistsError: The folder is not empty.
-        UsageError: A config or split has no rows or a name that cannot be loaded, or there are no configs.
+        UsageError: A config or split has no rows or a name that cannot be loaded, there are no configs, or the folder
+            has no name of its own.
 
     >>> import tempfile
     >>> from datasets import Dataset, load_dataset
@@ -221,8 +222,7 @@ def save_configs(
         raise UsageError(f"{bad[0]!r} cannot name a split: use letters, digits, '_' and '.'.")
     if bare := [f"{name}/{s}" for name, splits in named.items() for s, rows in splits.items() if len(rows) == 0]:
         raise UsageError(f"{bare[0]} has no rows: datasets cannot load an empty split.")
-    if folder.exists() and not (folder.is_dir() and (overwrite or not any(folder.iterdir()))):
-        raise OutputExistsError(f"{folder} exists and is not empty. Choose another folder, or pass overwrite=True.")
+    check_replaceable(folder, overwrite)
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
@@ -232,7 +232,7 @@ def save_configs(
             # The one step to the right in the order of modules: a folder without its card is no repository.
             from hf_mllm_aug.card import build_card
 
-            card = build_card(named)
+            card = build_card(named, picture_root=picture_root)
         files = dict(getattr(card, "files", {}))
         card = DatasetCard(str(card), ignore_metadata_errors=True)
         for field, value in config_metadata(written).items():

@@ -78,7 +78,7 @@ class DualEncoder:
         source, name = (str(embedded), given) if is_embedded else (given, label(given))
         place = _device(device)
         precision = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-        if not isinstance(precision, torch.dtype):
+        if not isinstance(precision, torch.dtype) or not precision.is_floating_point:
             raise UsageError(
                 f"dtype is {dtype!r}: give the name of a float type of torch, such as 'float32' or 'bfloat16'"
             )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from hf_mllm_aug.errors import PublishError, UsageError
+from hf_mllm_aug.card_marks import README, parse_card
+from hf_mllm_aug.errors import FormatError, PublishError, UsageError
 
 if TYPE_CHECKING:
-    from huggingface_hub import CommitInfo, HfApi
+    from huggingface_hub import CommitInfo, DatasetCard, HfApi
     from huggingface_hub.hf_api import RepoFile
 
 RepoType = Literal["dataset", "space"]
@@ -52,10 +53,13 @@ class HubBranch:
         """Make sure that the repository and the branch are there, with as few rights as will do.
 
         Args:
-            private: Whether a repository that is created here is private.
+            private: Whether a repository that is created here is private; one that is public is refused then.
             gated: Whether readers must ask, and whether their asking is enough; None leaves that as it is. It is set
                 before anything is published.
             **settings: Of a repository that is created here, such as ``space_sdk``.
+
+        Raises:
+            PublishError: What should be private is public.
         """
         from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
@@ -63,7 +67,13 @@ class HubBranch:
             self.repo_id = f"{self.api.whoami()['name']}/{self.repo_id}"
         present: Any = False
         try:
-            present = getattr(self._info(), "gated", False)
+            info = self._info()
+            present = getattr(info, "gated", False)
+            if private and getattr(info, "private", None) is False:
+                raise PublishError(
+                    f"{self.repo_id} is there already, and public: private=True is for new repositories. Leave it out "
+                    "to publish for all to see, or make the repository private in its settings. Nothing was published."
+                )
         except RevisionNotFoundError:
             self.api.create_branch(self.repo_id, branch=self.revision, repo_type=self.repo_type, exist_ok=True)
             present = None  # not asked: the answer was about the branch
@@ -127,6 +137,17 @@ class HubBranch:
         response = get_session().get(url, headers=headers)
         hf_raise_for_status(response)
         return bytes(response.content)
+
+    def card(self, commit: str) -> DatasetCard:
+        """The card at a commit.
+
+        Raises:
+            PublishError: Its text or its metadata cannot be read.
+        """
+        try:
+            return parse_card(self.read(commit, README), f"the card of {self.repo_id}")
+        except FormatError as error:
+            raise PublishError(f"{error} Mend it on the Hub, and try again. Nothing was changed.") from error
 
     def upload(self, additions: Sequence[Any], create_pr: bool = False) -> None:
         """Send large files ahead of their commit; what has arrived before is not sent again."""

@@ -15,6 +15,7 @@ _T = TypeVar("_T")
 
 CONFLICTS = (409, 412)
 _AGAIN = (408, 429, 500, 502, 503, 504)
+_UNCLEAR = (408, 502, 504)
 _FIRST_WAIT = 0.5
 _LONGEST_WAIT = 30.0
 _UNREACHABLE_TRIES = 3
@@ -125,6 +126,11 @@ def may_pass(error: BaseException) -> bool:
         return status in _AGAIN
     # A gateway's error page where JSON was expected.
     return is_connection_error(error) or any(type(link).__name__ == "JSONDecodeError" for link in chain(error))
+
+
+def may_have_happened(error: BaseException) -> bool:
+    """Whether a commit that ended so may have been made all the same: the answer was lost, or a gateway's own."""
+    return is_connection_error(error) or status_of(error) in _UNCLEAR
 
 
 def explain(error: BaseException, repo_id: str, endpoint: str) -> str:

@@ -129,7 +129,8 @@ def write_split(
     if done.refused_pictures:
         _LOG.warning(
             "%d pictures are published as null: rows name files for them (such as %r), and rows of a data set from "
-            "elsewhere may name any file. If these are its own, name the folder they lie in: picture_root=",
+            "elsewhere may name any file. If these are its own, name the folder they lie in: picture_root=, or "
+            "caption --picture-root",
             done.refused_pictures,
             plain(PurePath(done.refused_example).name, 80),
         )

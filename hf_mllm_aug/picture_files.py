@@ -11,7 +11,8 @@ opened only where something other than the rows vouches for it:
 - or the caller names the place.
 
 Tables that were loaded (Parquet, JSON, CSV), saved data sets, streams and whatever cannot be told apart from these
-keep the pictures whose bytes are in their rows, and no other.
+keep the pictures whose bytes are in their rows, and no other. One thing cannot be told apart: a saved data set that was
+read with ``load_from_disk(..., keep_in_memory=True)`` looks like rows that were built here. Read a stranger's without.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from hf_mllm_aug.images import MAX_BYTES
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -76,19 +79,34 @@ class PictureFiles:
             OSError: It cannot be.
         """
         if "://" in path:
-            if not any(_is_below(path, root, "/@") for root in self.roots if "://" in root):
+            if not any(_is_below(path, root, _ends_of(root)) for root in self.roots if "://" in root):
                 raise RefusedFileError(path)
             import fsspec
 
             with fsspec.open(path, "rb") as file:
-                data: bytes = file.read()
-                return data
+                return _all_of(file)
         if not self.any_local:
             real = os.path.realpath(path)
             if not any(_is_below(real, root, os.sep) for root in self.roots):
                 raise RefusedFileError(path)
             path = real  # what was checked, should a link change in between
-        return Path(path).read_bytes()
+        if not Path(path).is_file():  # a pipe or a device would be read for ever
+            raise FileNotFoundError(path)
+        with Path(path).open("rb") as file:
+            return _all_of(file)
+
+
+def _all_of(file: Any) -> bytes:
+    """A file's bytes, if a picture can be so large."""
+    data: bytes = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"more than {MAX_BYTES:,} bytes, which no picture has")
+    return data
+
+
+def _ends_of(root: str) -> str:
+    """What may follow an address: the revision of a repository stands behind an ``@``, and so does another host."""
+    return "/@" if root.startswith("hf://") else "/"
 
 
 def _is_below(path: str, root: str, separators: str) -> bool:
@@ -116,6 +134,8 @@ def _names_its_own_files(dataset: Dataset) -> bool:
     temporary = os.path.realpath(get_temporary_cache_files_directory())
     caches = [os.path.realpath(config.HF_DATASETS_CACHE), temporary]
     files = [os.path.realpath(file["filename"]) for file in dataset.cache_files]
+    if not files and config.IN_MEMORY_MAX_SIZE:  # `load_from_disk` then reads small data sets into memory
+        return False
     if dataset.info.builder_name == OWN_FOLDER:
         return all(any(_is_below(file, cache, os.sep) for cache in caches) for file in files)
     return dataset.info.builder_name is None and all(_is_below(file, temporary, os.sep) for file in files)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hf_mllm_aug.configs import save_configs, to_configs
-from hf_mllm_aug.errors import UnknownNameError, UsageError
+from hf_mllm_aug.errors import PublishError, UnknownNameError, UsageError
 from hf_mllm_aug.hub_branch import Gated, HubBranch, check_gated, check_repo_id
 from hf_mllm_aug.hub_calls import Retry
 from hf_mllm_aug.picture_files import PictureRoot
@@ -66,7 +66,7 @@ def push_to_hub(
         repo_id: ``"owner/name"``; ``"name"`` goes to the user of the token. It is created if it is not there.
         card: The card; see `save_configs`. Not for a folder, which has one.
         images: For an augmented data set: whether the pictures travel too, see `to_configs`.
-        private: Whether a repository that is created here is private.
+        private: Whether a repository that is created here is private. With True, one that is public is refused.
         token: A token with write access; None takes the one that `hf auth login` saved.
         revision: The branch, created if it is not there; None is ``main``.
         create_pr: Open a pull request instead of changing ``main``.
@@ -122,11 +122,13 @@ def push_to_hub(
             picture_root=picture_root,
             num_proc=num_proc,
         )
+        commit = publish(folder)
+    except PublishError:
+        raise  # it names the folder, with which the release can be tried again
     except BaseException:
         shutil.rmtree(home, ignore_errors=True)
         raise
-    commit = publish(folder)
-    shutil.rmtree(home, ignore_errors=True)  # kept after a failure: with it the release can be tried again
+    shutil.rmtree(home, ignore_errors=True)
     return commit
 
 

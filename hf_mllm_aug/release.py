@@ -19,7 +19,7 @@ from hf_mllm_aug.card_staleness import note_newer
 from hf_mllm_aug.configs import README
 from hf_mllm_aug.errors import PublishError, UnknownNameError, UsageError
 from hf_mllm_aug.hub_branch import Gated, HubBranch
-from hf_mllm_aug.hub_calls import Retry, explain, hub_errors, is_connection_error, status_of
+from hf_mllm_aug.hub_calls import Retry, explain, hub_errors, may_have_happened
 from hf_mllm_aug.release_check import compare, count_rows
 from hf_mllm_aug.release_plan import (
     ReleasePlan,
@@ -30,7 +30,8 @@ from hf_mllm_aug.release_plan import (
     rows_of_configs,
     warnings_of,
 )
-from hf_mllm_aug.staged_files import StagedFile, owner_of
+from hf_mllm_aug.staged import read_card
+from hf_mllm_aug.staged_files import StagedFile, check_links, owner_of
 from hf_mllm_aug.staging import workers
 
 if TYPE_CHECKING:
@@ -75,14 +76,12 @@ class Release:
         create_pr: bool = False,
         num_proc: int | None = None,
     ) -> None:
-        from huggingface_hub import DatasetCard
-
         self.folder, self.branch, self.retry, self.create_pr = folder, branch, retry, create_pr
         self._workers = workers(num_proc)
         readme = folder / README
         if not readme.is_file():
             raise UsageError(f"{folder} is no staged release: it has no {README}. Write it with save_configs.")
-        card = DatasetCard(readme.read_text("utf-8"), ignore_metadata_errors=True)
+        card = read_card(folder)
         present = published_configs(card)
         for name in config_names or []:
             if name not in present:
@@ -154,17 +153,8 @@ class Release:
 
     def _decide(self, head: str | None) -> _Decision:
         """What to do to the files at a commit; None is an empty repository."""
-        from huggingface_hub import DatasetCard
-
         remote = self._target().tree(head) if head else {}
-        published = None
-        if head and README in remote:
-            text = self._target().read(head, README).decode("utf-8")
-            try:
-                published = DatasetCard(text, ignore_metadata_errors=True)
-            except ValueError as error:
-                name = self._target().repo_id
-                raise PublishError(f"the card of {name} has metadata that cannot be read: {error}") from error
+        published = self._target().card(head) if head and README in remote else None
         staged = self._staged()
         stale = self._stale(remote, published)
         steps = file_steps(staged, remote, stale)
@@ -184,7 +174,10 @@ class Release:
         head = branch.known_head()
         decision = self._decided = self._decide(head)
         additions = []
+        unchanged = {step.path for step in decision.steps if step.action == "keep"} - {README}
         for path, file in decision.files.items():
+            if path in unchanged:  # Xet would read it whole to find that it is there
+                continue
             # A new operation for each try, as it remembers the state of the head; but the file is read once.
             additions.append(CommitOperationAdd(path, file.data))
             additions[-1].upload_info.sha256 = bytes.fromhex(file.sha256)
@@ -202,7 +195,7 @@ class Release:
         except hub_errors() as error:
             # Perhaps only the answer was lost. On a branch the next try finds its files there; a new pull request
             # would be a second one.
-            self._may_have_happened |= is_connection_error(error)
+            self._may_have_happened |= may_have_happened(error)
             raise
 
     def _stale(self, remote: Mapping[str, RepoFile], published: DatasetCard | None) -> list[str]:
@@ -263,18 +256,22 @@ class Release:
         resume = (
             f"The release is staged in {self.folder}; push_to_hub({str(self.folder)!r}, {branch.repo_id!r}) resumes it."
         )
-        if self._may_have_happened and status_of(error) is None:
-            return (
-                f"{why}. The connection broke during the commit: it may have been made, whole, or not at all. {resume}"
-            )
+        if self._may_have_happened:
+            return f"{why}. The answer to a commit was lost: it may have been made, whole, or not at all. {resume}"
         return f"{why}. Nothing was published. {resume}"
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """All files of a folder but the card and hidden ones, by their paths in the repository."""
+    """All files of a folder but the card and hidden ones, by their paths in the repository.
+
+    Raises:
+        UsageError: One is a link to a file elsewhere, which whoever made the folder may not have been able to read.
+    """
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {
+    files = {
         name: path
         for name, path in found.items()
         if name != README and not any(part.startswith(".") for part in name.split("/"))
     }
+    check_links(folder, files.values())
+    return files

@@ -10,7 +10,7 @@ from hf_mllm_aug.card_removal import without_configs
 from hf_mllm_aug.configs import README
 from hf_mllm_aug.errors import PublishError, UnknownNameError, UsageError
 from hf_mllm_aug.hub_branch import HubBranch, check_repo_id
-from hf_mllm_aug.hub_calls import Retry, explain, hub_errors, is_connection_error
+from hf_mllm_aug.hub_calls import Retry, explain, hub_errors, may_have_happened
 from hf_mllm_aug.release_plan import ReleasePlan, ReleaseStep, card_diff, config_steps
 from hf_mllm_aug.staged_files import StagedFile, owner_of
 
@@ -111,8 +111,7 @@ class Removal:
         from huggingface_hub import DatasetCard
 
         remote = self.branch.tree(head)
-        text = self.branch.read(head, README).decode("utf-8") if README in remote else ""
-        before = DatasetCard(text, ignore_metadata_errors=True)
+        before = self.branch.card(head) if README in remote else DatasetCard("")
         names = published_configs(before)
         if self.name not in names:
             raise UnknownNameError("config", self.name, names, f"Those are the configs of {self.branch.repo_id}.")
@@ -162,5 +161,5 @@ class Removal:
         try:
             return self.branch.commit(operations, head, message, None, create_pr)
         except hub_errors() as error:
-            self._may_have_happened |= is_connection_error(error)
+            self._may_have_happened |= may_have_happened(error)
             raise

@@ -255,11 +255,13 @@ def _choose_image_column(features: Features, wanted: str | None) -> str:
 
 
 def _adopt(dataset: Dataset, column: str, names: tuple[str, ...]) -> Dataset:
-    """Rename the first of ``names`` that the data set has to ``column``, as strings."""
+    """Rename the first of ``names`` that the data set has to ``column``, as strings; a ``column`` of another form, such
+    as lists of captions, keeps its name.
+    """
     from datasets import Value
 
     found = next((name for name in names if isinstance(dataset.features.get(name), Value)), None)
-    if found is None:
+    if found is None or (found != column and column in dataset.column_names):
         return dataset
     if found != column:
         dataset = dataset.rename_column(found, column)

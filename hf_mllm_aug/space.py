@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_mllm_aug.configs import README
-from hf_mllm_aug.errors import FormatError, PublishError
+from hf_mllm_aug.errors import FormatError, PublishError, UsageError
 from hf_mllm_aug.hub_branch import HubBranch, check_repo_id
 from hf_mllm_aug.hub_calls import Retry, explain, hub_errors
 from hf_mllm_aug.release_plan import ReleasePlan, card_diff, file_steps
@@ -37,7 +37,7 @@ def publish_metric(
     Args:
         repo_id: ``"owner/name"``; ``"name"`` goes to the user of the token. It is created if it is not there.
         name: The metric, see `metric_path`.
-        private: Whether a Space that is created here is private.
+        private: Whether a Space that is created here is private. With True, one that is public is refused.
         token: A token with write access; None takes the one that `hf auth login` saved.
         commit_message: The commit's first line.
         max_retries: How many failures in a row are met by another try.
@@ -48,6 +48,7 @@ def publish_metric(
 
     Raises:
         UnknownNameError: There is no such metric.
+        UsageError: The Space cannot have that name.
         PublishError: The Hub did not take it.
     """
     from huggingface_hub import CommitOperationAdd
@@ -56,10 +57,10 @@ def publish_metric(
     files = space_files(name, repo_id)
     branch = HubBranch(repo_id, token=token, endpoint=endpoint, repo_type="space")
     retry = Retry(max_retries)
-    operations = [CommitOperationAdd(path, data) for path, data in files.items()]
     message = commit_message or f"Publish the metric {name}"
 
     def commit() -> CommitInfo:
+        operations = [CommitOperationAdd(path, data) for path, data in files.items()]  # they remember the head
         return branch.commit(operations, branch.known_head(), message, None)
 
     try:
@@ -109,6 +110,7 @@ def space_files(name: str, repo_id: str) -> Mapping[str, bytes]:
 
     Raises:
         UnknownNameError: There is no such metric.
+        UsageError: The Space has a name that no module of it can bear: ``app``, or one with a dot.
         FormatError: The package lacks a file of it.
 
     >>> sorted(space_files("retrieval_recall", "me/recall"))
@@ -118,6 +120,8 @@ def space_files(name: str, repo_id: str) -> Mapping[str, bytes]:
 
     folder = Path(metric_path(name))
     module = f"{repo_id.rpartition('/')[2]}.py"
+    if module in _WANTED or "." in module.removesuffix(".py"):
+        raise UsageError(f"{repo_id!r} cannot name a metric's Space: its module {module} could not be loaded from it.")
     places = {path: folder / path for path in _WANTED} | {module: folder / f"{name}.py"}
     if missing := [str(place.name) for place in places.values() if not place.is_file()]:
         raise FormatError(f"the metric {name} lacks {', '.join(missing)}: install hf-mllm-aug again.")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_mllm_aug import schema
-from hf_mllm_aug.card_merge import RECORD
+from hf_mllm_aug.card_marks import parse_card
+from hf_mllm_aug.card_merge import RECORD, as_list, listed, published_configs
 from hf_mllm_aug.configs import README
 from hf_mllm_aug.errors import FormatError, OutputExistsError, UsageError
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from datasets import DatasetDict
     from huggingface_hub import DatasetCard
+
+_AGAIN = "Stage the data set again, or mend the card."
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,8 @@ class Staged:
 
     def split(self, config: str) -> str:
         """The name of a config's first split, as the card has it."""
-        (listed,) = (item for item in self.card.data.get("configs") if str(item.get("config_name")) == config)
-        files = listed.get("data_files")
+        found = next(item for item in listed(self.card, "configs") if str(item.get("config_name", "default")) == config)
+        files = found.get("data_files")
         return str(files[0]["split"]) if isinstance(files, list) and files and "split" in files[0] else "train"
 
     def captioners(self, columns: list[str]) -> list[Any]:
@@ -67,18 +70,44 @@ def open_staged(folder: str | Path) -> Staged:
     """Open a staged folder.
 
     Raises:
-        FormatError: It is none: there is no card that lists configs.
+        FormatError: It is none: there is no card that lists configs, or it lists files that lie elsewhere.
     """
-    from huggingface_hub import DatasetCard
-
     path = Path(folder)
     if not path.is_dir():
         raise FormatError(f"no such folder: {path}. Stage a data set there with: hf-mllm-aug caption ... --out {path}")
     if not is_staged(path):
         raise FormatError(f"{path} is not a staged data set: no {README} that lists configs. Stage one with: caption.")
-    card = DatasetCard.load(path / README, ignore_metadata_errors=True)
-    names = [str(config["config_name"]) for config in card.data.get("configs") or []]
-    return Staged(path, card, names, dict(card.data.get(RECORD) or {}))
+    card = read_card(path)
+    names = published_configs(card)
+    if not names or len(set(names)) < len(as_list(card.data.get("configs"))):
+        raise FormatError(f"{path / README}: its `configs` should be a list, each with a config_name. {_AGAIN}")
+    for item in listed(card, "configs"):
+        for place in _places(item.get("data_files")):
+            if "://" in place or ".." in Path(place).parts or Path(place).is_absolute():
+                raise FormatError(f"{path / README}: {place!r} does not lie in the folder. {_AGAIN}")
+    record = card.data.get(RECORD)
+    return Staged(path, card, names, dict(record) if isinstance(record, dict) else {})
+
+
+def read_card(folder: Path) -> DatasetCard:
+    """Read the card of a staged folder.
+
+    Raises:
+        FormatError: It is no text with YAML before it.
+    """
+    try:
+        return parse_card((folder / README).read_bytes(), str(folder / README))
+    except FormatError as error:
+        raise FormatError(f"{error} {_AGAIN}") from error
+
+
+def _places(value: Any) -> list[str]:
+    """The patterns of files in a config's ``data_files``, whichever of its forms they have."""
+    if isinstance(value, dict):
+        return _places(value["path"] if "path" in value else list(value.values()))
+    items = as_list(value)
+    texts = [str(item) for item in items if not isinstance(item, (dict, list))]
+    return texts + [place for item in items if isinstance(item, (dict, list)) for place in _places(item)]
 
 
 def is_staged(folder: str | Path) -> bool:

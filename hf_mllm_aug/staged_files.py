@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hf_mllm_aug.errors import FormatError, UsageError
 from hf_mllm_aug.staging import FIGURES
 
 if TYPE_CHECKING:
@@ -47,6 +48,20 @@ class StagedFile:
         return hashlib.sha1(b"blob %d\0" % self.size + data, usedforsecurity=False).hexdigest() == remote.blob_id
 
 
+def check_links(folder: Path, files: Iterable[Path]) -> None:
+    """Refuse files of a staged folder that are links to files elsewhere: a folder of a stranger could name any.
+
+    Raises:
+        UsageError: There is one.
+    """
+    root = folder.resolve()
+    if away := next((path for path in files if not path.resolve().is_relative_to(root)), None):
+        raise UsageError(
+            f"{away} leads out of the folder, so it may be any file of this machine, and was not published. "
+            f"If it is yours, copy the folder with its files first: cp -rL {folder} COPY"
+        )
+
+
 def owner_of(path: str, configs: Iterable[str]) -> str | None:
     """The config that a file belongs to: a Parquet file by its folder, a figure by the start of its name.
 
@@ -64,10 +79,17 @@ def owner_of(path: str, configs: Iterable[str]) -> str | None:
 
 
 def rows_of_file(path: Path) -> int:
-    """The rows of a Parquet file, by its footer."""
+    """The rows of a Parquet file, by its footer.
+
+    Raises:
+        FormatError: It is none.
+    """
     import pyarrow.parquet as pq
 
-    return int(pq.read_metadata(path).num_rows)
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except ValueError as error:
+        raise FormatError(f"{path} is no whole Parquet file ({error}). Stage it again.") from error
 
 
 def rows_of_tail(tail: bytes) -> int | None:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_mllm_aug.errors import UsageError
+from hf_mllm_aug.errors import OutputExistsError, UsageError
 from hf_mllm_aug.parquet_shards import WrittenSplit, write_split
 from hf_mllm_aug.picture_files import PictureRoot
 
@@ -59,6 +59,25 @@ def write_figures(files: Mapping[str, bytes], folder: Path) -> None:
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
+
+
+def check_replaceable(folder: Path, overwrite: bool) -> None:
+    """Refuse a folder that cannot be written, or that would be lost.
+
+    Raises:
+        UsageError: It has no name of its own, such as ``.``.
+        OutputExistsError: Something is there that is not to be replaced, or is no staged folder.
+    """
+    from hf_mllm_aug.staged import is_staged
+
+    if folder.name in ("", ".."):
+        raise UsageError(f"{str(folder)!r} is no name for a folder to make. Choose another.")
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not overwrite:
+        raise OutputExistsError(f"{folder} exists and is not empty. Choose another folder, or pass overwrite=True.")
+    if not is_staged(folder):
+        raise OutputExistsError(f"{folder} is no staged folder, so it is not replaced. Choose another, or empty it.")
 
 
 def put_in_place(staging: Path, folder: Path) -> None:

@@ -129,19 +129,21 @@ def render(result: Mapping[str, Any]) -> str:
         "zero_shot_ways": both_ways(result, "zero_shot"),
         "fine_tuned_ways": both_ways(result, "fine_tuned"),
         "pairs": f"{result['pairs']:,}",
+        "unseen": result["pairs_left_out"],
         "vendor": f"{result['test_pictures']['vendor']:,}",
         "stamps": f"{result['test_pictures']['stamps']:,}",
         "epochs": settings["epochs"],
         "tuning_epochs": settings["tuning_epochs"],
         "seeds": result["seeds"],
-        "core_hours": result["training_core_hours"],
-        "gain_vendor": _gain(recall_at_1(result, "four", "vendor")),
-        "gain_stamps": _gain(recall_at_1(result, "four", "stamps")),
-        "raw_vendor": _spread(recall_at_1(result, "raw", "vendor")),
-        "raw_stamps": _spread(recall_at_1(result, "raw", "stamps")),
-        "four_vendor": _spread(recall_at_1(result, "four", "vendor")),
-        "four_stamps": _spread(recall_at_1(result, "four", "stamps")),
     }
+    shown = {"raw": "raw", "four": "four", "llava": "tiny-llava", "unsheared": "four-unsheared"}
+    shown |= {"rawlength": "four-raw-length", "noraw": "four-no-raw"}
+    for name in SETS:
+        for k, sign in ((1, ""), (10, "10")):
+            metric = f"mean_recall@{k}"
+            values[f"gain{sign}_{name}"] = _gain(result["arms"]["four"][f"zero_shot.{name}"][metric])
+            for short, arm in shown.items():
+                values[f"{short}{sign}_{name}"] = f"{result['arms'][arm][f'zero_shot.{name}'][metric]['mean']:.1f}"
     for name, value in values.items():
         template = template.replace("{{ " + name + " }}", str(value))
     return template

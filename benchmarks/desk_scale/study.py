@@ -129,7 +129,7 @@ def _scores(own: list[Hits], raw: list[Hits]) -> dict[str, Any]:
         key: {
             "seeds": [round(100 * scores[key], 2) for scores in by_seed],
             "mean": round(100 * float(np.mean([scores[key] for scores in by_seed])), 2),
-            "deviation": round(100 * float(np.std([scores[key] for scores in by_seed], ddof=1)), 2),
+            "deviation": round(100 * float(np.std([scores[key] for scores in by_seed], ddof=min(1, len(own) - 1))), 2),
             "interval_of_each_seed": [[round(100 * bound, 2) for bound in interval[key]] for interval in intervals],
             "gain_over_raw": [round(100 * value, 2) for value in gained[key]],
         }
@@ -188,6 +188,7 @@ def main() -> None:
     result = {
         "benchmark": "desk_scale",
         "pairs": int(shared["seen"].sum()),
+        "pairs_left_out": int((~shared["seen"]).sum()),
         "test_pictures": {name: len(shared["sets"][name].captions) for name in TEST_SETS},
         "seeds": SEEDS,
         "settings": dataclasses.asdict(settings),

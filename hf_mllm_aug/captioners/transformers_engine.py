@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig, StoppingCriteriaList
 
 from hf_mllm_aug import mllms
@@ -89,11 +90,13 @@ class TransformersEngine:
             return self._halved(images, keys, request)
         try:
             return self._decode(inputs, keys, request)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not (isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)):
+                raise
             inputs = {}
             if len(images) == 1:
                 return [ImageError("out of memory on the device, even alone")]
-        torch.cuda.empty_cache()
+        clear_device_cache()  # after the error has gone, whose frames hold the tensors
         self.max_batch = len(images) // 2
         logger.warning("out of memory with %d pictures at once; going on with %d", len(images), self.max_batch)
         return self._halved(images, keys, request)

@@ -33,6 +33,8 @@ from hf_mllm_aug.commands.terminal import count, say
 from hf_mllm_aug.errors import OutputExistsError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from datasets import Dataset
 
     from hf_mllm_aug.long_runs import LongRun
@@ -65,6 +67,14 @@ def caption(
     images: Annotated[
         Images, typer.Option("--images", help="embed = the pictures travel in the config `all`; none = captions only.")
     ] = "none",
+    picture_root: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--picture-root",
+            metavar="DIR",
+            help="With --images embed: the pictures that SOURCE names may lie here too. May be given several times.",
+        ),
+    ] = None,
     keep_unsheared: Annotated[
         bool, typer.Option("--keep-unsheared", help="Keep what each captioner generated, in columns generated_*.")
     ] = False,
@@ -142,10 +152,12 @@ def caption(
     show_outcomes(rows, run.members)
     show_speed(summary)
     with quiet.progress(wanted=False):
-        _stage(rows, run, out, images, source)
+        _stage(rows, run, out, images, source, picture_root or [])
 
 
-def _stage(rows: Dataset, run: LongRun, out: Path, images: Images, source: str) -> None:
+def _stage(
+    rows: Dataset, run: LongRun, out: Path, images: Images, source: str, picture_roots: Sequence[str | Path]
+) -> None:
     """Stage the captioned rows with their card, and say so."""
     from hf_mllm_aug import build_card, save_configs, to_configs
     from hf_mllm_aug.configs import split_name
@@ -154,6 +166,7 @@ def _stage(rows: Dataset, run: LongRun, out: Path, images: Images, source: str) 
     from hf_mllm_aug.picture_files import root_of_source
     from hf_mllm_aug.staged import keep_record
 
+    roots = [*([root] if (root := root_of_source(source)) else []), *picture_roots]
     augment = run.augment
     configs = to_configs(rows, captioners=list(run.members), images=images)
     card = build_card(
@@ -162,11 +175,11 @@ def _stage(rows: Dataset, run: LongRun, out: Path, images: Images, source: str) 
         shear=augment.shear if augment is not None else None,
         source=source if is_hub_id(source) else None,
         command=this_command(),
-        picture_root=(root := root_of_source(source)),
+        picture_root=roots,
     )
     if augment is not None:
         keep_record(card, augment.describe())
-    save_configs(configs, out, card=card, split=split_name(rows.split), picture_root=root)
+    save_configs(configs, out, card=card, split=split_name(rows.split), picture_root=roots)
     show_staged(out, {name: len(config) for name, config in configs.items()})
 
 

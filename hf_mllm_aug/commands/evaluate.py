@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,7 +38,7 @@ def evaluate(
     dataset: Annotated[
         str, typer.Option("--dataset", metavar="SOURCE", help="What to score: a SOURCE, as of `caption`.")
     ],
-    more_columns: Annotated[list[str] | None, typer.Argument(metavar="", hidden=True)] = None,
+    more_columns: Annotated[list[str] | None, typer.Argument(metavar="C", hidden=True)] = None,
     columns: Annotated[
         list[str] | None,
         typer.Option(
@@ -86,8 +87,8 @@ def evaluate(
     if more_columns and not columns:
         raise UsageError(f"unexpected argument {more_columns[0]!r}: name caption columns with --columns.")
     cutoffs = _cutoffs(ks)
-    if json_file is not None and json_file.exists():
-        raise OutputExistsError(f"{json_file} is there already: name another file with --json, or delete it")
+    if json_file is not None:
+        _check_free(json_file)
     with quiet.progress(wanted=False):
         rows = open_source(dataset, split=split, image_column=image_column, max_samples=max_samples)
         chosen = list(dict.fromkeys([*(columns or []), *(more_columns or [])])) or _caption_columns(rows)
@@ -97,16 +98,20 @@ def evaluate(
         results = evaluate_columns(
             encoder, rows, groups, ks=cutoffs, batch_size=batch_size, intervals=intervals or json_file is not None
         )
+    _show(encoder.name, results, intervals)
     if json_file is not None:
         facts = _facts(encoder, dtype, dataset, rows, split, max_samples, cutoffs)
         text = json.dumps({**facts, "captions": {name: _as_json(found, cutoffs) for name, found in results.items()}})
-        json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(text + "\n", encoding="utf-8")
-    _show(encoder.name, results, intervals)
 
 
 def show_recall(model: str, rows: Dataset, columns: Sequence[str]) -> None:
     """Score each of the columns, and show them as a table with one line a column.
+
+    Args:
+        model: A Hub id, a folder or the name of an embedded encoder.
+        rows: Rows of the schema.
+        columns: Columns of captions.
 
     Raises:
         ColumnError: A column is missing.
@@ -129,6 +134,18 @@ def _cutoffs(text: str) -> list[int]:
         return cutoffs([int(part) for part in text.split(",")])
     except ValueError:  # UsageError is one
         raise UsageError(f"--ks is {text!r}: give cut-offs of at least 1, such as --ks 1,5,10.") from None
+
+
+def _check_free(file: Path) -> None:
+    """Make the folder of a file to be written, before the work that it is for."""
+    if file.exists():
+        raise OutputExistsError(f"{file} is there already: name another file with --json, or delete it")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder of {file}: {error.strerror}. Name another --json.") from error
+    if not os.access(file.parent, os.W_OK | os.X_OK):
+        raise UsageError(f"cannot write {file}: its folder is not writable. Name another --json.")
 
 
 def _caption_columns(rows: Dataset) -> list[str]:
@@ -168,6 +185,10 @@ def _show(model: str, results: Mapping[str, Mapping[str, Any]], intervals: bool)
     show_table(["captions", "rows / texts" if several else "rows", *heads], lines)
     if bad := max(found["n_bad_images"] for found in results.values()):
         say(f"left out: {count(bad, 'row')} whose picture cannot be decoded")
+    if bare := max(found["n_without_caption"] for found in results.values()):
+        unequal = len({found["n_images"] for found in results.values()}) > 1
+        caution = " in one of the columns; recall is higher among fewer candidates" if unequal else ""
+        say(f"left out: {count(bare, 'row')} without a caption{caution}")
 
 
 def _as_json(found: Mapping[str, Any], ks: Sequence[int]) -> dict[str, Any]:

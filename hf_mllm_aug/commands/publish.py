@@ -41,7 +41,9 @@ def publish(
         list[str] | None,
         typer.Option("--config", metavar="NAME", help="Publish this config alone; may be given several times."),
     ] = None,
-    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="Make a new repository private; refuse a public one.")
+    ] = False,
     gated: Annotated[
         GatedName | None,
         typer.Option("--gated", help="Whether readers must ask: auto lets them in, manual asks you, off lets all in."),
@@ -77,9 +79,11 @@ def publish(
     from hf_mllm_aug import push_to_hub, save_configs
     from hf_mllm_aug.publish import plan_release
     from hf_mllm_aug.staged import open_staged
+    from hf_mllm_aug.staged_files import check_links
 
     with quiet.progress(wanted=False), tempfile.TemporaryDirectory(prefix="hf-mllm-aug-") as home:
         staged = open_staged(folder)
+        check_links(folder, folder.rglob("*"))  # before anything is read through one
         if images == "embed":
             _check_pictures(staged)
         parts = _without_pictures(staged) if images == "none" else None

@@ -16,7 +16,7 @@ def publish_metric(
     repo_id: Annotated[
         str, typer.Argument(metavar="REPO_ID", help="OWNER/NAME of the Space; made if it is not there.")
     ],
-    private: Annotated[bool, typer.Option("--private", help="Make a new Space private.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make a new Space private; refuse a public one.")] = False,
     commit_message: CommitMessageOption = None,
     dry_run: DryRunOption = False,
     debug: DebugOption = False,

@@ -239,12 +239,18 @@ def _workers(job: Job, tasks: int) -> tuple[int, dict[str, int]]:
 @contextlib.contextmanager
 def _cluster(address: str | None) -> Iterator[None]:
     """A connection to a cluster, which is started if there is none; what is made here ends here."""
-    address = address or os.environ.get("RAY_ADDRESS") or None
+    given, address = address, address or os.environ.get("RAY_ADDRESS") or None
     with _environment({**_SILENT, **({} if address else _PRIVATE)}):
         import ray
         import ray.data
 
         if ray.is_initialized():
+            here = ray.get_runtime_context().gcs_address
+            if given is not None and "://" not in given and given not in ("auto", here):
+                raise UsageError(
+                    f"this process is connected to the Ray cluster at {here}, not to {given}: call ray.shutdown() "
+                    "first, or leave out the address"
+                )
             yield
             return
         with _terminable() as keep_handler:

@@ -42,7 +42,7 @@ class Exported:
 
 
 def export(views: Views, file: Path, *, rows: int = 50, max_bytes: int = MAX_BYTES) -> Exported:
-    """Write the first rows of every config, the card and the plots as one HTML file; one of that name is replaced.
+    """Write the first rows of every config, the card and the plots as one HTML file; an older one is replaced.
 
     Pictures are made small and come once, whatever the number of configs that show them. Those for which there is no
     room are left out, the last ones first.
@@ -53,11 +53,17 @@ def export(views: Views, file: Path, *, rows: int = 50, max_bytes: int = MAX_BYT
         rows: Rows a config, at most.
         max_bytes: How large the file may be.
 
+    Returns:
+        What was written.
+
     Raises:
-        UsageError: The file would be too large even without pictures, or cannot be written there.
+        UsageError: The file would be too large even without pictures, or cannot be written there, or there is a file
+            of that name which is no ``.html``.
     """
     if file.is_dir() or not file.absolute().parent.is_dir():
         raise UsageError(f"cannot write {file}: give the path of a file in a folder that exists.")
+    if file.exists() and file.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"{file} is there already, and no .html file to be replaced. Choose another --out.")
     configs = [(name, views.first(name, rows)) for name in views.repository.splits]
     values = _values(views, configs)
     bare = len(_file(values, "", {}))

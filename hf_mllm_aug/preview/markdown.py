@@ -8,6 +8,7 @@ Style attributes are dropped.
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -123,11 +124,11 @@ def _parser() -> MarkdownIt:
 
 def _finish(tokens: list[Token]) -> None:
     """Cells are aligned by an attribute, for style does not stay; headings get the ids that the Hub gives them."""
-    for token, inner in zip(tokens, [*tokens[1:], None], strict=True):
+    for token, inner in itertools.zip_longest(tokens, tokens[1:]):
         if token.type in ("th_open", "td_open"):
             style = str(token.attrs.pop("style", ""))
             if style.startswith("text-align:"):
                 token.attrs["align"] = style.removeprefix("text-align:")
-        elif token.type == "heading_open" and inner is not None:
+        elif token.type == "heading_open":
             words = re.sub(r"[^\w\s-]", "", inner.content.lower())
             token.attrs["id"] = re.sub(r"\s+", "-", words.strip())

@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode
 from markupsafe import Markup
 
 from hf_mllm_aug.preview.markdown import render_card
+from hf_mllm_aug.preview.repository import scalar
 from hf_mllm_aug.preview.state import State
 from hf_mllm_aug.preview.views import Page, Row, Views
 
@@ -36,6 +37,13 @@ _LONGEST_HEADING = 120
 
 def rows_page(views: Views, state: State) -> str:
     """The page of rows.
+
+    Args:
+        views: The rows.
+        state: Which of them, and how they are shown.
+
+    Returns:
+        A whole HTML document.
 
     Raises:
         UnknownNameError: There is no such config or split.
@@ -130,7 +138,7 @@ def card_values(views: Views, picture: Any) -> dict[str, Any]:
     for field, kind in _CHIPS.items():
         value = card.data.get(field)
         values = value if isinstance(value, list) else [value]
-        chips += [(kind, str(each)[:100]) for each in values if each is not None]
+        chips += [(kind, shown[:100]) for each in values if (shown := scalar(each))]
     return {"chips": chips[:_MOST_CHIPS], "body": Markup(render_card(card.text, picture=picture))}
 
 

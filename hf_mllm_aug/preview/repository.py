@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from hf_mllm_aug.configs import README, default_config
 from hf_mllm_aug.errors import FormatError
+from hf_mllm_aug.safe_text import plain
 
 if TYPE_CHECKING:
     from huggingface_hub import DatasetCard
@@ -30,6 +31,7 @@ MAX_FILE_BYTES = 16 * 1024 * 1024
 
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _LARGEST_CARD = 8 * 1024 * 1024
+_MOST_ROWS = 10**12
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Repository:
     splits: dict[str, dict[str, SplitFiles]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.splits = {name: splits for name, splits in _splits(self.card, self.paths) if splits}
+        self.splits = {name: splits for name, splits in _splits(self.card, self.paths) if name and splits}
         if not self.splits:
             raise FormatError(f"{self.name}: no Parquet files of the configs that its {README} lists.")
 
@@ -83,7 +85,9 @@ class Repository:
     @property
     def default_config(self) -> str:
         """The config that is shown first."""
-        chosen = [str(c.get("config_name")) for c in _dictionaries(self.card.data.get("configs")) if c.get("default")]
+        chosen = [
+            scalar(c.get("config_name")) for c in _dictionaries(self.card.data.get("configs")) if c.get("default")
+        ]
         return next((name for name in chosen if name in self.splits), default_config(self.splits))
 
     @property
@@ -120,8 +124,11 @@ def open_repository(source: str, *, revision: str | None = None) -> Repository:
         source: A staged folder, or a Hub id; a folder of that name is preferred.
         revision: The branch, tag or commit on the Hub; the head of its main branch if None.
 
+    Returns:
+        The repository; one on the Hub as it is at this moment, whatever is pushed later.
+
     Raises:
-        FormatError: There is none, or it lists no configs with Parquet files.
+        FormatError: There is none, its card cannot be read, or it lists no configs with Parquet files.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
@@ -141,13 +148,25 @@ def _open_folder(folder: Path) -> Repository:
         raise FormatError(
             f"{folder} is not a staged data set: no {README} that lists configs. Stage one with: caption."
         )
+    # A link could lead to any picture of this person's, and an exported page would give it away.
+    homes = _homes(folder)
     paths = frozenset(
         file.relative_to(folder).as_posix()
         for file in folder.rglob("*")
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        if file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        and any(file.resolve().is_relative_to(home) for home in homes)
     )
-    card = _card(readme.read_bytes())
+    with readme.open("rb") as file:
+        card = _card(file.read(_LARGEST_CARD), str(folder))
     return Repository(folder.absolute().name or "/", LocalFileSystem(), folder.absolute().as_posix(), paths, card)
+
+
+def _homes(folder: Path) -> list[Path]:
+    """Where the files of a folder may lie: in it, or for a snapshot in huggingface_hub's cache among its blobs."""
+    home = folder.resolve()
+    cached = home.parent.name == "snapshots" and home.parent.parent.name.startswith("datasets--")
+    return [home, home.parent.parent / "blobs"] if cached else [home]
 
 
 def _open_hub(repo_id: str, revision: str | None) -> Repository:
@@ -162,30 +181,42 @@ def _open_hub(repo_id: str, revision: str | None) -> Repository:
     filesystem, root = HfFileSystem(), f"datasets/{repo_id}@{sha}"
     with filesystem.open(f"{root}/{README}", "rb") as file:
         text = file.read(_LARGEST_CARD)
-    return Repository(repo_id, filesystem, root, paths, _card(text), sha)
+    return Repository(repo_id, filesystem, root, paths, _card(text, repo_id), sha)
 
 
-def _card(text: bytes) -> DatasetCard:
+def _card(text: bytes, source: str) -> DatasetCard:
+    """Read a card.
+
+    Raises:
+        FormatError: What stands between its first lines of ``---`` is no YAML dictionary.
+    """
     from huggingface_hub import DatasetCard
+    from yaml import YAMLError
 
-    return DatasetCard(text[:_LARGEST_CARD].decode("utf-8", "replace"), ignore_metadata_errors=True)
+    try:
+        return DatasetCard(text.decode("utf-8", "replace"), ignore_metadata_errors=True)
+    except (YAMLError, ValueError) as error:
+        line = f", line {mark.line + 1} of it" if (mark := getattr(error, "problem_mark", None)) else ""
+        problem = plain(str(getattr(error, "problem", None) or error), 200)
+        raise FormatError(f"{source}: the YAML of its {README} cannot be read{line}: {problem}.") from error
 
 
 def _splits(card: DatasetCard, paths: Iterable[str]) -> Iterable[tuple[str, dict[str, SplitFiles]]]:
     parquet = sorted(path for path in paths if path.endswith(".parquet"))
     claimed = {
-        (str(info.get("config_name", "default")), str(split.get("name"))): split.get("num_examples")
+        (scalar(info.get("config_name", "default")), scalar(split.get("name"))): split.get("num_examples")
         for info in _dictionaries(card.data.get("dataset_info"))
         for split in _dictionaries(info.get("splits"))
     }
     for config in _dictionaries(card.data.get("configs")):
-        name = str(config.get("config_name"))
+        name = scalar(config.get("config_name"))
         found = {}
         for split, patterns in _data_files(config.get("data_files")):
             files = tuple(path for path in parquet if any(_matches(path, pattern) for pattern in patterns))
             rows = claimed.get((name, split))
+            likely = isinstance(rows, int) and 0 <= rows <= _MOST_ROWS
             if files:
-                found[split] = SplitFiles(name, split, files, rows if isinstance(rows, int) and rows >= 0 else None)
+                found[split] = SplitFiles(name, split, files, rows if likely else None)
         yield name, found
 
 
@@ -198,7 +229,8 @@ def _data_files(value: Any) -> Iterable[tuple[str, list[str]]]:
     else:
         for item in _dictionaries(value):
             path = item.get("path")
-            yield str(item.get("split", "train")), [str(p) for p in (path if isinstance(path, list) else [path])]
+            patterns = path if isinstance(path, list) else [path]
+            yield scalar(item.get("split", "train")), [p for p in patterns if isinstance(p, str)]
 
 
 def _matches(path: str, pattern: str) -> bool:
@@ -208,6 +240,17 @@ def _matches(path: str, pattern: str) -> bool:
     (True, False)
     """
     return fnmatchcase(path, pattern) and ("**" in pattern or path.count("/") == pattern.count("/"))
+
+
+def scalar(value: Any) -> str:
+    """A value of a card's YAML that is no list or dictionary, as text; of others, which may nest without end, nothing.
+
+    >>> scalar("cc-by-4.0"), scalar(3), scalar([["a"]])
+    ('cc-by-4.0', '3', '')
+    """
+    return (
+        str(value) if isinstance(value, (str, bool, float)) or (isinstance(value, int) and abs(value) < 10**18) else ""
+    )
 
 
 def _dictionaries(value: Any) -> list[Mapping[str, Any]]:

@@ -83,10 +83,6 @@ class PreviewServer:
     ) -> None:
         self.close()
 
-    def own_hosts(self) -> set[str]:
-        """The values of the Host header that a browser sends which was given our address."""
-        return {f"{name}:{self.port}" for name in ("127.0.0.1", "localhost")}
-
     def answer(self, path: str, query: dict[str, list[str]]) -> Answer:
         """The answer to a GET."""
         try:
@@ -140,6 +136,19 @@ class PreviewServer:
         return Answer(found[1], found[0], headers={"Content-Security-Policy": _DRAWING_POLICY})
 
 
+def own_hosts(port: int) -> set[str]:
+    """The values of the Host header that a browser sends which was given our address.
+
+    Args:
+        port: Where the server listens.
+
+    >>> sorted(own_hosts(8000)), sorted(own_hosts(80))  # browsers leave out the port that is http's own
+    (['127.0.0.1:8000', 'localhost:8000'], ['127.0.0.1', '127.0.0.1:80', 'localhost', 'localhost:80'])
+    """
+    names = {"127.0.0.1", "localhost"}
+    return {f"{name}:{port}" for name in names} | (names if port == 80 else set())
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     preview: PreviewServer
@@ -166,14 +175,17 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer, unless the request was meant for another name (DNS rebinding)."""
         preview = self.server.preview
-        if self.headers.get("Host", "") not in preview.own_hosts():
+        if self.headers.get("Host", "") not in own_hosts(preview.port):
             self._send(Answer(b"This preview answers to 127.0.0.1 alone.\n", "text/plain; charset=utf-8", 403))
             return
-        url = urlsplit(self.path)
         try:
-            answer = preview.answer(url.path, parse_qs(url.query, max_num_fields=50))
-        except ValueError:  # parse_qs, of too many fields
-            answer = Answer(b"Malformed request.\n", "text/plain; charset=utf-8", 400)
+            url = urlsplit(self.path)
+            query = parse_qs(url.query, max_num_fields=50)
+        except ValueError:  # an address that is none, or too many fields
+            self._send(Answer(b"Malformed request.\n", "text/plain; charset=utf-8", 400))
+            return
+        try:
+            answer = preview.answer(url.path, query)
         except Exception:  # noqa: BLE001 - one page that fails is no reason to end the others; the log has the rest
             _LOG.exception("the page %s failed", plain(self.path, 200))
             answer = Answer(b"This page failed; the terminal says why.\n", "text/plain; charset=utf-8", 500)

@@ -23,7 +23,19 @@ from hf_mllm_aug.schema import caption_column, error_column, generated_column
 from tests.integration.command_line import NAME, Run, assert_one_line, load, run_command
 from tests.integration.test_convert import options, sources  # noqa: F401 - a fixture
 
-COMMANDS = ["demo", "caption", "plan", "shear", "publish", "evaluate", "models", "convert"]
+COMMANDS = [
+    "demo",
+    "caption",
+    "plan",
+    "shear",
+    "preview",
+    "publish",
+    "unpublish",
+    "publish-metric",
+    "evaluate",
+    "models",
+    "convert",
+]
 
 
 # What works

@@ -25,9 +25,10 @@ def photos(tmp_path_factory: pytest.TempPathFactory, pictures: list[bytes]) -> P
     contents = pictures[:10]
     contents[3] = contents[3][:30]
     images = [{"bytes": content, "path": None} for content in contents]
-    features = Features({"image": Image(decode=False), "sentences": List(Value("string")), "title": Value("string")})
+    texts = {"sentences": List(Value("string")), "title": Value("string"), "note": Value("string")}
+    features = Features({"image": Image(decode=False), **texts})
     folder = tmp_path_factory.mktemp("several") / "photos"
-    rows = {"image": images, "sentences": captions, "title": COLORS}
+    rows = {"image": images, "sentences": captions, "title": COLORS, "note": [None, " ", *COLORS[2:]]}
     Dataset.from_dict(rows, features=features).save_to_disk(str(folder))
     return folder
 
@@ -56,6 +57,7 @@ def test_lists_of_captions_are_found_scored_and_recorded(run: Run, photos: Path,
     assert re.search(rf"sentences +9 / 18 +{expected['text_retrieval_recall@1']:.1%} ", done.stdout), done.stdout
     assert re.search(rf"95%: +{low}-{high} ", done.stdout), done.stdout
     assert "left out: 1 row whose picture cannot be decoded" in done.stdout
+    assert "without a caption" not in done.stdout
 
     with pytest.raises(OutputExistsError, match="is there already"):
         evaluate("tiny-clip", str(photos), json_file=tmp_path / "out" / "scores.json")
@@ -72,12 +74,20 @@ def test_columns_may_be_scored_together_and_without_intervals(run: Run, photos: 
     assert "95%" not in done.stdout
 
 
+def test_columns_that_were_scored_on_other_rows_are_told_apart(run: Run, photos: Path) -> None:
+    done = run("evaluate", "--model", "tiny-clip", "--dataset", photos, "--columns", "title", "note", "--no-intervals")
+    assert re.search(r"title +9 ", done.stdout), done.stdout + done.stderr
+    assert re.search(r"note +7 ", done.stdout), done.stdout
+    assert "left out: 2 rows without a caption in one of the columns; recall is higher among fewer" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"ks": "1,x"}, "--ks is '1,x': give cut-offs .* --ks 1,5,10"),
         ({"ks": "0"}, "--ks is '0'"),
         ({"device": "gpu"}, "device is 'gpu': .* 'cuda:1'"),
+        ({"dtype": "int8"}, "dtype is 'int8': .* float type"),
         ({"dtype": "float33"}, "dtype is 'float33': .* 'bfloat16'"),
         ({"more_columns": ["title"]}, "unexpected argument 'title'"),
     ],
@@ -86,6 +96,12 @@ def test_options_that_cannot_work_are_wrong_usage(photos: Path, options: dict[st
     """What the command line makes of a UsageError is tested with the other commands."""
     with pytest.raises(UsageError, match=message):
         evaluate("tiny-clip", str(photos), **options)
+
+
+def test_a_place_for_the_figures_is_looked_for_before_the_work(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"cannot make the folder of .*scores\.json: .* another --json"):
+        evaluate("no/such-model", str(photos), json_file=tmp_path / "file" / "scores.json")
 
 
 def test_a_data_set_without_captions_is_refused_with_its_columns(tmp_path: Path, pictures: list[bytes]) -> None:

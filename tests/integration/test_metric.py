@@ -134,7 +134,7 @@ def test_the_page_of_the_space_scores_its_example(tmp_path: Path) -> None:
             (space / file.name).write_bytes(file.read_bytes())
     program = """
 import json, app
-for inputs in (["[[1.0", *app.EXAMPLE[1:]], ["[[1.0, 0.0]]", *app.EXAMPLE[1:]]):
+for inputs in (["[[1.0", *app.EXAMPLE[1:]], ["[[1.0, 0.0]]", *app.EXAMPLE[1:]], ["5", *app.EXAMPLE[1:]]):
     try:
         app.score(*inputs)
     except ValueError as error:
@@ -149,7 +149,8 @@ print(json.dumps(app.score(*app.EXAMPLE)))
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    no_json, no_pairs, scores = done.stdout.splitlines()
+    no_json, no_pairs, no_list, scores = done.stdout.splitlines()
     assert no_json.startswith("predictions is no JSON: ")
     assert "predictions (1) and references (2)" in no_pairs
+    assert no_list == "predictions is no list: give one such as [[1.0, 0.0], [0.0, 1.0]]"
     assert json.loads(scores)["text_retrieval_recall@1"] == 1.0

@@ -66,6 +66,9 @@ def test_wrong_usage_is_said_in_one_line(run: Run, tmp_path: Path) -> None:
     stage(tmp_path / "data", 3)
     assert_one_line(run("preview", "data", "--revision", "v1"), 1, "a folder, which has no revisions")
     assert_one_line(run("preview", "data", "--out", "no/such/folder.html"), 2, "cannot write no/such/folder.html")
+    card = (tmp_path / "data" / "README.md").read_text()
+    assert_one_line(run("preview", "data", "--out", "data/README.md"), 2, "data/README.md is there already")
+    assert (tmp_path / "data" / "README.md").read_text() == card
     (tmp_path / "page.html").mkdir()
     assert_one_line(run("preview", "data", "--out", "page.html"), 2, "cannot write page.html")
 

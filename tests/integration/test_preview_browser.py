@@ -433,6 +433,9 @@ def test_the_exported_file_works_by_itself(browser: Chromium, file: Path, width:
         page.keyboard.type("ROW 3")
         assert keys(page) == ["k3", *(f"k{i}" for i in range(30, 40))]
         assert page.locator("#live").inner_text() == "11 of 40 rows here"
+        page.locator("#q").fill("characters")
+        assert keys(page) == [], "what the page says of a long caption is no part of it"
+        page.locator("#q").fill("ROW 3")
         page.keyboard.press("Escape")
         page.get_by_label("Failed").select_option("any")
         assert keys(page) == ["k34"]

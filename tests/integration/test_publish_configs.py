@@ -202,7 +202,7 @@ def test_readers_must_ask_from_the_start_if_it_is_said(hub: LoopbackHub, client:
     assert repo.gated == "manual", "a release that says nothing opened the gate"
     assert hub.count("PUT", "/settings") == 2
     client('push_to_hub({"raw": rows(n=3)["raw"]}, "me/x", gated=False); say()')
-    assert repo.gated is False
+    assert hub.store.get("me/x").gated is False
     answer = client("""
 from hf_mllm_aug.errors import UsageError
 try:
@@ -211,6 +211,69 @@ except UsageError as error:
     say(error=str(error))
 """)
     assert "gated='yes'" in answer["error"]
+
+
+def test_what_should_be_private_is_never_published_for_all(hub: LoopbackHub, client: Any) -> None:
+    answer = client("""
+HfApi().create_repo("me/x", repo_type="dataset", private=False)
+try:
+    push_to_hub(rows(), "me/x", private=True)
+except PublishError as error:
+    say(error=str(error))
+""")
+    assert "me/x is there already, and public" in answer["error"]
+    assert len(revisions(hub)) == 1
+    assert not hub.uploads
+    client("""
+HfApi().update_repo_settings("me/x", repo_type="dataset", private=True)
+push_to_hub({"raw": rows()["raw"]}, "me/x", private=True)
+say()
+""")
+    assert len(revisions(hub)) == 2
+
+
+def test_a_gateway_that_gives_up_on_a_pull_request_makes_no_second_one(hub: LoopbackHub, client: Any) -> None:
+    client('push_to_hub({"raw": rows()["raw"]}, "me/x"); say()')
+    hub.inject("/commit/", 504)
+    answer = client("""
+try:
+    push_to_hub({"raw": rows(n=3)["raw"]}, "me/x", create_pr=True)
+except PublishError as error:
+    say(error=str(error))
+""")
+    assert "Look whether it is there" in answer["error"]
+    hub.inject("/commit/", 504, times=99)
+    answer = client("""
+try:
+    push_to_hub({"raw": rows(n=3)["raw"]}, "me/x", max_retries=1)
+except PublishError as error:
+    say(error=str(error))
+""")
+    assert "it may have been made" in answer["error"]
+    assert "Nothing was published" not in answer["error"]
+
+
+def test_a_card_on_the_hub_that_is_broken_is_named_and_kept(hub: LoopbackHub, client: Any) -> None:
+    client('push_to_hub({name: rows()[name] for name in ("raw", "otter")}, "me/x"); say()')
+    repo = hub.store.get("me/x")
+    tree = dict(repo.resolve("main").tree)
+    tree["README.md"] = hub.store.add_bytes(b"---\nconfigs: [\n---\nMine\n")
+    hub.store._append(repo, "refs/heads/main", revisions(hub)[0], tree, "by git", "")
+    head = revisions(hub)
+    answer = client("""
+from hf_mllm_aug.publish import delete_config
+errors = []
+for call in (lambda: push_to_hub(rows(), "me/x"), lambda: delete_config("me/x", "otter")):
+    try:
+        call()
+    except PublishError as error:
+        errors.append(str(error))
+say(errors=errors)
+""")
+    for error in answer["errors"]:
+        assert "the card of me/x: its metadata cannot be read" in error
+    assert len(answer["errors"]) == 2
+    assert revisions(hub) == head
 
 
 def test_rows_that_are_not_there_are_found_though_the_listing_is_right(hub: LoopbackHub, client: Any) -> None:
@@ -287,7 +350,19 @@ def folder(client: Any, tmp_path: Path) -> Path:
 def test_publish_some_configs_on_the_command_line(
     folder: Path, hub: LoopbackHub, hub_env: dict[str, str], tmp_path: Path
 ) -> None:
-    words = ["publish", folder, "me/x", "--config", "raw", "--config", "otter", "--revision", "dev", "--num-proc", "2"]
+    words: list[str | Path] = [
+        "publish",
+        folder,
+        "me/x",
+        "--config",
+        "raw",
+        "--config",
+        "otter",
+        "--revision",
+        "dev",
+        "--num-proc",
+        "2",
+    ]
     words += ["--commit-message", "First words", "--gated", "auto", "--max-shard-size", "1KB"]
     done = run_command(*words, env=hub_env, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -358,6 +358,18 @@ def test_rows_that_cannot_travel_are_refused(
         hf_mllm_aug.run(rows, captioners, tmp_path / "memory", executor="ray")
 
 
+def test_another_cluster_than_the_one_that_is_connected_is_refused(cluster: TwoMachines) -> None:
+    with on_ray._cluster(cluster.address):
+        for address in (None, "auto", cluster.address):
+            with on_ray._cluster(address):
+                pass
+        with (
+            pytest.raises(UsageError, match=f"connected to the Ray cluster at {cluster.address}, not to 127.0.0.1:9"),
+            on_ray._cluster("127.0.0.1:9"),
+        ):
+            pass
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "nonsense"])
 def test_a_cluster_that_is_not_there_is_named(rows: Dataset, tmp_path: Path, address: str) -> None:
     pytest.importorskip("ray", reason="the extra ray is not installed: pip install 'hf-mllm-aug[ray]'")

@@ -279,3 +279,10 @@ def test_a_card_can_be_built_again_from_what_it_says() -> None:
     assert inputs_of(again) == said
     assert str(build_card(configs(), captioners=[CAPTIONER], **inputs_of(again))) == str(card)
     assert inputs_of(DatasetCard("---\nlicense: mit\n---\n# Mine")) == {"command": []}
+
+
+def test_one_word_is_one_word_and_not_its_letters() -> None:
+    card = build_card(configs(), languages="en", tags="birds", command="hf-mllm-aug caption 'my photos' --out x")
+    assert data_of(card).language == ["en"]
+    assert "birds" in data_of(card).tags
+    assert "hf-mllm-aug caption 'my photos' --out x" in card.text

@@ -10,9 +10,13 @@ from datasets import Dataset
 from huggingface_hub import DatasetCard
 
 from hf_mllm_aug.card import Card, build_card
+from hf_mllm_aug.card_marks import parse_card
 from hf_mllm_aug.card_merge import merge_cards, with_repo_id
+from hf_mllm_aug.card_removal import without_configs
+from hf_mllm_aug.card_staleness import note_newer
 from hf_mllm_aug.card_template import open_template
 from hf_mllm_aug.configs import to_configs
+from hf_mllm_aug.errors import FormatError
 from tests.card_rows import CAPTIONER, captioner_row, configs, data_of, table_row
 
 HAND = "My words."
@@ -234,3 +238,34 @@ def test_the_blocks_of_every_template_are_told_from_people() -> None:
         first = build_card(configs(), template=name)
         second = merge_cards(edited(first), build_card(configs("green tram"), template=name))
         assert second.text == build_card(configs("green tram"), template=name).text
+
+
+def test_a_card_that_was_saved_on_windows_is_renewed_all_the_same() -> None:
+    by_hand = parse_card(b"\xef\xbb\xbf" + str(published()).replace("\n", "\r\n").encode(), "README.md")
+    assert str(merge_cards(by_hand, otter())) == str(merge_cards(published(), otter()))
+
+
+@pytest.mark.parametrize("data", [b"\xff", b"---\nconfigs: [\n---\n", b"---\n- a\n---\n"])
+def test_a_card_that_cannot_be_read_says_where_it_is(data: bytes) -> None:
+    with pytest.raises(FormatError, match="the card of me/x: its metadata cannot be read"):
+        parse_card(data, "the card of me/x")
+
+
+@pytest.mark.parametrize(
+    ("configs_field", "kept"),
+    [
+        ("by hand", []),
+        (["by hand", 3], []),
+        ([{"data_files": "x.csv"}], ["default"]),
+        ({"config_name": "mine"}, ["mine"]),
+    ],
+)
+def test_odd_metadata_of_a_person_stop_no_release(configs_field: Any, kept: list[str]) -> None:
+    card = published()
+    for name in ("configs", "dataset_info"):
+        card.data[name] = configs_field
+    card.data["hf_mllm_aug"] = {"captioners": 3, "newer_than_all": 3}
+    merged = merge_cards(card, otter())
+    note_newer(merged, ["otter"], ["otter"])
+    names = [config["config_name"] for config in data_of(without_configs(merged, ["llava-1.5"])).configs]
+    assert names == [*kept, "otter"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hf_mllm_aug.card_merge import merge_cards, published_configs
 from hf_mllm_aug.card_removal import without_configs
 from hf_mllm_aug.card_staleness import note_newer
 from hf_mllm_aug.configs import to_configs
+from tests.card_rows import data_of
 
 
 def card_of(names: list[str], mark: str = "") -> Any:
@@ -27,7 +29,7 @@ def test_what_is_left_of_a_card_is_a_card_of_the_rest() -> None:
     card.text = card.text.replace("## Limits", "My otter, by hand: figures/otter-lengths.svg\n\n## Limits")
     less = without_configs(card, ["otter"])
     assert published_configs(less) == ["all", "raw", "otter-2"]
-    assert [info["config_name"] for info in less.data.dataset_info] == ["all", "raw", "otter-2"]
+    assert [info["config_name"] for info in data_of(less).dataset_info] == ["all", "raw", "otter-2"]
     assert 'id="config-otter"' not in less.text
     assert 'id="config-otter-2"' in less.text
     assert "My otter, by hand: figures/otter-lengths.svg" in less.text
@@ -36,6 +38,15 @@ def test_what_is_left_of_a_card_is_a_card_of_the_rest() -> None:
     assert 'load_dataset("me/x", "otter"' not in less.text
     assert 'load_dataset("me/x", "otter-2"' in less.text
     assert "otter" in published_configs(card), "the card that was given was changed"
+
+
+@pytest.mark.parametrize("name", ["my_vlm", "Salesforce--blip2", "a+b", "my.model"])
+def test_names_that_markdown_would_act_on_go_with_their_samples(name: str) -> None:
+    texts = {"key": ["a", "b"], "url": [None, None], "caption": ["gone words", "gone words"]}
+    configs = {name: Dataset.from_dict(texts), "zz": Dataset.from_dict({**texts, "caption": ["kept", "kept"]})}
+    less = without_configs(build_card(configs), [name])
+    assert "gone words" not in html.unescape(less.text)
+    assert "kept" in less.text
 
 
 def test_a_config_that_is_taken_out_and_comes_again_is_as_it_was() -> None:
@@ -49,15 +60,15 @@ def test_a_config_that_is_taken_out_and_comes_again_is_as_it_was() -> None:
 @pytest.mark.parametrize(("gone", "default"), [(["all"], "raw"), (["all", "raw"], "otter"), (["otter"], "all")])
 def test_there_is_always_one_default(gone: list[str], default: str) -> None:
     less = without_configs(card_of(["otter", "vlm"]), gone)
-    assert [config["config_name"] for config in less.data.configs if config.get("default")] == [default]
+    assert [config["config_name"] for config in data_of(less).configs if config.get("default")] == [default]
 
 
 def test_a_card_of_another_hand_loses_its_metadata_alone() -> None:
     yaml = "configs:\n- config_name: a\n- config_name: b\n  default: true\nmine: 1\n"
     text = f'---\n{yaml}---\n<tr id="config-b">\nfigures/b-x.svg\n'
     less = without_configs(DatasetCard(text), ["b"])
-    assert less.data.configs == [{"config_name": "a", "default": True}]
-    assert less.data.mine == 1
+    assert data_of(less).configs == [{"config_name": "a", "default": True}]
+    assert data_of(less).mine == 1
     assert less.text == DatasetCard(text).text
 
 

@@ -107,6 +107,17 @@ def test_a_row_cannot_name_a_file_of_the_publisher(tmp_path: Path) -> None:
     assert [name for name in vouched.files if "sample" in name] == ["figures/all-sample-0.webp"]
 
 
+@pytest.mark.parametrize("rows", [1, 2, 5, 8])
+def test_of_few_rows_all_are_shown(rows: int) -> None:
+    card = build_card(with_pictures([{"bytes": file(), "path": None}] * rows))
+    assert len([name for name in card.files if "sample" in name]) == rows
+
+
+def test_a_path_that_is_none_costs_a_picture_and_not_the_card() -> None:
+    card = build_card(with_pictures([{"bytes": None, "path": "a\0b.png"}, {"bytes": file(), "path": None}]))
+    assert [name for name in card.files if "sample" in name] == ["figures/all-sample-1.webp"]
+
+
 def test_what_was_cut_off_is_struck_through() -> None:
     parts = with_pictures(
         [{"bytes": file(), "path": None}] * 2,

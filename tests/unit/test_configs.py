@@ -13,7 +13,7 @@ import PIL.Image
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from datasets import Dataset, DatasetDict, Features, Image, Value, load_dataset
+from datasets import Dataset, DatasetDict, Features, Image, Value, load_dataset, load_from_disk
 
 from hf_mllm_aug import parquet_shards
 from hf_mllm_aug.configs import save_configs, split_name, to_configs
@@ -292,6 +292,27 @@ def test_existing_output_is_kept(tmp_path: Path) -> None:
     assert sorted(folder.rglob("*")) == before
     save_configs({"raw": to_configs(augmented(2))["raw"]}, folder, overwrite=True)
     assert not (folder / "all").exists()
+
+
+def test_what_is_no_staged_folder_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "README.md").write_text("# Years of work")
+    with pytest.raises(OutputExistsError, match="no staged folder"):
+        save_configs(to_configs(augmented()), tmp_path / "thesis", overwrite=True)
+    assert (tmp_path / "thesis" / "README.md").read_text() == "# Years of work"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="no name for a folder"):
+        save_configs(to_configs(augmented()), ".", overwrite=True)
+
+
+def test_a_card_that_is_made_here_shows_pictures_of_the_root_that_was_named(tmp_path: Path) -> None:
+    PIL.Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    rows = Dataset.from_dict({"key": ["a"], "image": [str(tmp_path / "a.png")], "caption": ["x"]})
+    rows.save_to_disk(tmp_path / "saved")
+    configs = to_configs(load_from_disk(str(tmp_path / "saved")), images="embed")
+    for root, shown in ((None, []), (tmp_path, ["all-sample-0.webp"])):
+        folder = save_configs(configs, tmp_path / f"staged-{shown}", picture_root=root)
+        assert [path.name for path in folder.glob("figures/*.webp")] == shown
 
 
 def test_failure_leaves_nothing_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

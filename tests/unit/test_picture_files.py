@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from datasets import Dataset, Features, Image, Value, concatenate_datasets, load
 
 from hf_mllm_aug.configs import save_configs, to_configs
 from hf_mllm_aug.loaders.picture_folder import load_picture_folder
-from hf_mllm_aug.picture_files import root_of_source
+from hf_mllm_aug.picture_files import PictureFiles, RefusedFileError, root_of_source
 
 
 @pytest.fixture(autouse=True)
@@ -120,6 +121,34 @@ def test_addresses_are_opened_only_below_a_root_that_is_one(photos: Path, tmp_pa
     rows = Dataset.from_dict(data)  # of this process, and yet
     assert embedded(rows, tmp_path) == [False, False, False]
     assert embedded(rows, tmp_path, picture_root="memory://mine") == [True, False, False]
+
+
+def test_another_host_is_not_below_an_address_that_begins_like_it() -> None:
+    files = PictureFiles(("memory://mine", "hf://datasets/me/x"))
+    for path in ("memory://mine@other/a.png", "memory://mine.other/a.png", "hf://datasets/me/x-2/a.png"):
+        with pytest.raises(RefusedFileError):
+            files.read(path)
+
+
+def test_a_pipe_ends_no_run_and_a_huge_file_fills_no_memory(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(photos / "pipe.png")
+    (photos / "huge.png").write_bytes((photos / "0.png").read_bytes() + bytes(2000))
+    monkeypatch.setattr("hf_mllm_aug.picture_files.MAX_BYTES", 2000)
+    names = [str(photos / name) for name in ("0.png", "pipe.png", "huge.png")]
+    rows = Dataset.from_dict({"key": list("abc"), "image": names, "caption": list("xyz")})
+    assert embedded(rows, tmp_path) == [True, False, False]
+
+
+def test_saved_rows_that_datasets_reads_into_memory_by_itself_stay_a_strangers(
+    secret: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Dataset.from_dict({"key": ["a"], "image": [str(secret)], "caption": ["x"]}).save_to_disk(tmp_path / "saved")
+    monkeypatch.setattr("datasets.config.IN_MEMORY_MAX_SIZE", 10**6)
+    saved = load_from_disk(str(tmp_path / "saved"))
+    assert not saved.cache_files, "it was not read into memory"
+    assert embedded(saved, tmp_path) == [False]
 
 
 def test_pictures_that_were_found_or_built_here_travel(photos: Path, tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ import pytest
 from huggingface_hub import DatasetCard
 
 from hf_mllm_aug.errors import UsageError
-from hf_mllm_aug.hub_calls import Retry
+from hf_mllm_aug.hub_calls import Retry, may_have_happened
 from hf_mllm_aug.release_plan import ReleasePlan, ReleaseStep, card_diff, config_steps, rows_of_configs, warnings_of
+from hf_mllm_aug.space import space_files
 from hf_mllm_aug.staged_files import StagedFile, footer_size, rows_of_tail
 from hf_mllm_aug.staging import workers, write_figures
 
@@ -140,3 +141,14 @@ def test_conflicts_use_up_no_tries_of_failures(monkeypatch: pytest.MonkeyPatch) 
     answers = [412]
     with pytest.raises(_ConflictError):
         Retry(2)("reading", call)
+
+
+@pytest.mark.parametrize(("status", "unclear"), [(408, True), (502, True), (504, True), (412, False), (401, False)])
+def test_what_a_gateway_answers_to_a_commit_says_nothing_about_it(status: int, unclear: bool) -> None:
+    assert may_have_happened(_ConflictError(status)) is unclear
+
+
+@pytest.mark.parametrize("repo_id", ["me/app", "app", "me/recall.v2"])
+def test_a_space_whose_module_could_not_be_loaded_is_refused(repo_id: str) -> None:
+    with pytest.raises(UsageError, match="cannot name a metric's Space"):
+        space_files("retrieval_recall", repo_id)

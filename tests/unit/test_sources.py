@@ -84,6 +84,13 @@ def test_the_only_column_of_pictures_is_taken(tmp_path: Path) -> None:
     assert rows["key"] == ["1", "2"]
 
 
+def test_lists_of_captions_keep_their_column_beside_a_string_of_another_name(tmp_path: Path) -> None:
+    """A column of another name cannot take the place of one that is there."""
+    captions = [["a dog", "a red dog"], ["a cat"]]
+    rows = open_source(_saved(tmp_path / "saved", caption=captions, text=["t", "u"], txt=["v", "w"]))
+    assert (rows["caption"][:], rows["text"][:], rows["txt"][:]) == (captions, ["t", "u"], ["v", "w"])
+
+
 def test_a_missing_image_column_is_named_with_those_that_there_are(tmp_path: Path) -> None:
     with pytest.raises(ColumnError, match=r"no column 'picture'; the data set has: image, n\..*--image-column"):
         open_source(_saved(tmp_path / "saved", n=[1, 2]), image_column="picture")

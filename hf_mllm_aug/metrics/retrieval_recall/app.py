@@ -20,6 +20,17 @@ EXAMPLE = ["[[1.0, 0.0], [0.0, 1.0]]", "[[[0.8, 0.6], [1.0, 0.0]], [[0.6, 0.8]]]
 def score(predictions: str, references: str, ks: str) -> dict[str, float]:
     """Compute the metric from JSON text.
 
+    Args:
+        predictions: (n, dim) image embeddings.
+        references: The embeddings of each image's captions, n lists.
+        ks: Cut-offs.
+
+    Returns:
+        What the metric returns.
+
+    Raises:
+        ValueError: An input is no JSON, no list, or not what the metric takes.
+
     >>> score(*EXAMPLE)["text_retrieval_recall@1"]
     1.0
     """
@@ -29,6 +40,8 @@ def score(predictions: str, references: str, ks: str) -> dict[str, float]:
             inputs[name] = json.loads(text)
         except json.JSONDecodeError as error:
             raise ValueError(f"{name} is no JSON: {error}") from None
+        if not isinstance(inputs[name], list):
+            raise ValueError(f"{name} is no list: give one such as {EXAMPLE[len(inputs) - 1]}")
     metric = evaluate.load(str(HERE / "retrieval_recall.py"))
     scores: dict[str, float] = metric.compute(**inputs)
     return scores

@@ -161,6 +161,16 @@
       if (current) link.setAttribute("aria-current", value); else link.removeAttribute("aria-current");
     };
     const fold = (text) => text.toLowerCase();
+    // A caption's own words, once each: what the page says of them ("more", "not shown") is none of them.
+    const texts = new Map();
+    const textOf = (caption) => {
+      if (!texts.has(caption)) {
+        const copy = find(".text", caption).cloneNode(true);
+        for (const extra of all("summary, .left-out", copy)) extra.remove();
+        texts.set(caption, fold(copy.textContent));
+      }
+      return texts.get(caption);
+    };
     const pick = () => {
       const q = fold(form.q.value.trim()), within = form.in.value, failed = form.failed ? form.failed.value : "";
       const low = form.min.value === "" ? -Infinity : Number(form.min.value);
@@ -173,7 +183,7 @@
           const fits = !asks || captions.some((each) => each.dataset.words !== undefined
             && (!within || each.dataset.label === within)
             && Number(each.dataset.words) >= low && Number(each.dataset.words) <= high
-            && fold(find(".text", each).textContent).includes(q));
+            && textOf(each).includes(q));
           const lost = !failed || captions.some((each) => each.classList.contains("failed")
             && (failed === "any" || each.dataset.label === failed));
           row.hidden = !(fits && lost);

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from hf_mllm_aug.captioners import Captioner, engine
@@ -148,10 +149,17 @@ def test_a_pickle_with_code_is_refused_without_advice_to_run_it(name: str, tmp_p
         assert part not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "shortage",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: 8 bytes"),
+    ],
+)
 def test_when_memory_is_short_the_micro_batch_is_halved(
-    random_llava: Path, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch
+    random_llava: Path, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch, shortage: RuntimeError
 ) -> None:
-    import torch
 
     captioner = Captioner(random_llava, batch_size=8)
     column = captioner.caption_column
@@ -162,7 +170,7 @@ def test_when_memory_is_short_the_micro_batch_is_halved(
     def short_of_memory(inputs: Any, keys: Any, request: Any) -> Any:
         sizes.append(len(keys))
         if len(keys) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise shortage
         return original(inputs, keys, request)
 
     monkeypatch.setattr(model, "_decode", short_of_memory)

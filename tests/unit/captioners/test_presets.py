@@ -22,9 +22,9 @@ from PIL import Image
 from hf_mllm_aug.captioners import PRESETS, Captioner, Preset, Variant, presets, register
 from hf_mllm_aug.captioners.decoding import NEUTRAL
 from hf_mllm_aug.card import build_card
-from tests.card_rows import captioner_row
 from hf_mllm_aug.configs import to_configs
 from hf_mllm_aug.errors import CheckpointError, UsageError
+from tests.card_rows import captioner_row
 
 # As the released scripts have them: prompt, decoding, what ends a caption.
 MINIGPT_4 = (

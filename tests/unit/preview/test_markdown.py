@@ -110,3 +110,12 @@ def test_links_within_the_card_lead_to_its_headings() -> None:
     page = Elements(render_card("[go](#how-to-use)\n\n## How to *use*?"))
     assert ("h2", {"id": "card-how-to-use"}) in page.found
     assert page.found[1][1]["href"] == "#card-how-to-use"
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "---\nlicense: mit\n---\n"])
+def test_a_card_without_a_body_is_empty(text: str) -> None:
+    assert render_card(text) == ""
+
+
+def test_a_heading_at_the_very_end_has_its_id() -> None:
+    assert ("h2", {"id": "card-the-end"}) in Elements(render_card("text\n\n## The end")).found

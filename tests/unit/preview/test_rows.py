@@ -120,6 +120,33 @@ def test_a_scan_without_time_says_where_to_go_on(split: Rows) -> None:
     assert scan(split, query, start=first.next).numbers == [200]
 
 
+def test_groups_that_need_no_reading_take_time_too(split: Rows) -> None:
+    """Their footers may be a journey each."""
+    query = Query(("caption",), failed=("caption_tiny_llava",))
+    first = scan(split, query, seconds=0)
+    assert (first.numbers, first.looked) == ([], first.next)
+    assert first.next is not None
+    start: int | None = first.next
+    steps = 0
+    while start is not None:
+        start = scan(split, query, start=start, seconds=0).next
+        steps += 1
+        assert steps <= sum(SIZES)
+
+
+def test_words_are_counted_as_they_are_shown(tmp_path: Path) -> None:
+    """`str.split` parts words at every space of Unicode."""
+    spaces = [chr(code) for code in range(0x110000) if chr(code).isspace()]
+    captions = [f"two{space}words" for space in spaces] + ["one\u200bword"]
+    stage(tmp_path / "data", 5)
+    file = tmp_path / "data" / "raw" / "train-00000-of-00001.parquet"
+    pq.write_table(pa.table({"key": captions, "caption": captions}), file)
+    repository = open_repository(str(tmp_path / "data"))
+    rows = Rows(repository, repository.splits["raw"]["train"])
+    assert scan(rows, Query(("caption",), min_words=2, max_words=2)).numbers == list(range(len(spaces)))
+    assert scan(rows, Query(("caption",), max_words=1)).numbers == [len(spaces)]
+
+
 def test_groups_without_nulls_are_not_read_for_failures(split: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
     batches = Rows.batches

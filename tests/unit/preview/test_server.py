@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -133,6 +134,12 @@ def test_nothing_else_is_there(server: PreviewServer, path: str) -> None:
 
 def test_a_request_with_too_many_fields_is_refused(server: PreviewServer) -> None:
     assert get(server, "/?" + "&".join(f"a{i}=1" for i in range(200)))[0] == 400
+
+
+def test_an_address_that_is_none_is_refused(server: PreviewServer) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        connection.sendall(f"GET http://[x/ HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode())
+        assert connection.recv(100).startswith(b"HTTP/1.1 400 ")
 
 
 def test_a_file_that_breaks_later_is_said_on_the_page(tmp_path: Path) -> None:
