@@ -69,7 +69,7 @@ def publish_ours(rows: int) -> tuple[float, float, float]:
     from hf_mllm_aug import build_card, push_to_hub
 
     parts = configs(rows)
-    import_of("hf_mllm_aug.card", "datasets", "huggingface_hub")
+    import_of("hf_mllm_aug.card", "datasets", "huggingface_hub", "jinja2.compiler", "pandas", "PIL.Image")
     before = time.perf_counter()
     card = build_card(parts)
     start = time.perf_counter(), worked()

@@ -66,6 +66,7 @@ def build_card(
     languages: Sequence[str] = ("en",),
     tags: Sequence[str] = (),
     command: Sequence[str] | Sequence[Sequence[str]] = (),
+    plan: str | None = None,
     sample_rows: int = 8,
     picture_root: PictureRoot | None = None,
 ) -> Card:
@@ -91,6 +92,7 @@ def build_card(
         tags: Further tags.
         command: The words of the command that makes this data set again, or several commands; local paths in it are
             cut to their names.
+        plan: What the run was, in a line: its rows, shards, source and versions of packages.
         sample_rows: How many rows are shown. Where `all` has pictures, they are shown with them, made small.
         picture_root: Whose files may be opened for that; as for `save_configs`.
 
@@ -145,6 +147,7 @@ def build_card(
         "samples": shown,
         "cut": any(tail for sample in shown for _, _, tail in sample.captions),
         "commands": commands,
+        "plan": plan,
         "version": __version__,
         "settings": settings_text,
         "variant": variant_text,
@@ -157,6 +160,7 @@ def build_card(
         "description": description,
         "source": source,
         "license": license,
+        "plan": plan,
         "commands": commands,
     }
     card = Card(f"---\n{data.to_yaml()}\n---\n\n{body.strip()}\n", files)
@@ -170,7 +174,7 @@ def inputs_of(card: DatasetCard) -> dict[str, Any]:
         card: A card that `build_card` made, perhaps changed since.
     """
     said = written(card, "inputs") or {}
-    names = ("template", "pretty_name", "description", "source", "license")
+    names = ("template", "pretty_name", "description", "source", "license", "plan")
     texts = {name: said[name] for name in names if isinstance(said.get(name), str)}
     commands = said.get("commands")
     return {**texts, "command": [list(map(str, words)) for words in commands if words] if commands else []}

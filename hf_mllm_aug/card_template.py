@@ -4,8 +4,9 @@ A template may begin with YAML between lines of ``---``: what it says about its 
 The rest is Jinja. A template of your own may build upon one of these, too: ``{% extends "default.md" %}``, and blocks
 in place of the default's.
 
-What a template may print: ``title``, ``description``, ``source``, ``license``, ``repo_id``, ``version``, ``shear``;
-``configs`` (see `ConfigFacts`), of them ``captioned``, and their ``names``; ``samples`` (see `Sample`); ``commands``;
+What a template may print: ``title``, ``description``, ``source``, ``license``, ``repo_id``, ``version``, ``shear``,
+``plan``, ``commands``; ``configs`` (see `ConfigFacts`), of them ``captioned``, and their ``names``; ``samples`` (see
+`Sample`);
 ``split``, the first one's name; ``overview``, the path of the plot of all configs; ``sample_size``, ``has_pictures``,
 ``cut``; and ``settings(captioner)`` and ``variant(captioner)``, texts about a captioner. Filters: ``clip(limit)``,
 ``caption(limit)``, ``number(digits)``, ``percent``, ``code``, ``command``, ``lines``, ``model(captioner)``.

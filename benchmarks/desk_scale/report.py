@@ -77,7 +77,11 @@ def plot(result: Mapping[str, Any], folder: Path) -> None:
     panels: list[tuple[str, Sequence[tuple[float, str, str]], str]] = [
         (
             "mllms.png",
-            [(0, "raw", ""), *((1, arm, "") for arm in singles), *((n, a, "") for n, a in enumerate(COUNT_ARMS, 2))],
+            [
+                (0, "raw", ""),
+                *((0.82 + 0.12 * n, a, _letter(a)) for n, a in enumerate(singles)),
+                *((n, a, "") for n, a in enumerate(COUNT_ARMS, 2)),
+            ],
             "MLLMs whose captions are drawn beside the raw one",
         ),
         (
@@ -98,18 +102,23 @@ def plot(result: Mapping[str, Any], folder: Path) -> None:
                 capsize=3,
                 color="#1f77b4",
             )
-            for x in sorted({x for x, _, _ in found}):
-                means = [scores["mean"] for other, scores, _ in found if other == x]
-                axes_of_set.plot([x], [sum(means) / len(means)], marker="_", markersize=18, color="#d62728")
+            alone = [scores["mean"] for x, scores, label in found if x < 1.5 and len(label) == 1]
+            if alone:
+                axes_of_set.plot([1], [sum(alone) / len(alone)], marker="_", markersize=18, color="#d62728")
             for x, scores, label in found:
                 axes_of_set.annotate(label, (x, scores["mean"]), xytext=(6, 6), textcoords="offset points", fontsize=8)
             if file == "length.png":
                 raw = recall_at_1(result, "raw", name)["mean"]
                 axes_of_set.axhline(raw, color="grey", linestyle="--", linewidth=1)
+                axes_of_set.margins(x=0.3)
                 axes_of_set.annotate(
-                    "raw captions only", (points[0][0], raw), fontsize=8, xytext=(0, 4), textcoords="offset points"
+                    "raw captions only",
+                    (axes_of_set.get_xlim()[1], raw),
+                    fontsize=8,
+                    xytext=(-4, -10),
+                    textcoords="offset points",
+                    horizontalalignment="right",
                 )
-                axes_of_set.margins(x=0.25)
             else:
                 axes_of_set.set_xticks(range(5))
             axes_of_set.set(title=title, xlabel=axis, ylabel="R@1, % (both ways)")
@@ -117,6 +126,15 @@ def plot(result: Mapping[str, Any], folder: Path) -> None:
             axes_of_set.grid(alpha=0.3)
         figure.savefig(folder / file, dpi=120)
         plt.close(figure)
+
+
+def _letter(arm: str) -> str:
+    """The first letter of a miniature's MLLM, which is its own.
+
+    >>> _letter("tiny-otter")
+    'O'
+    """
+    return arm.removeprefix("tiny-")[0].upper()
 
 
 def render(result: Mapping[str, Any]) -> str:

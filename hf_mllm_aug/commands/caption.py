@@ -175,6 +175,7 @@ def _stage(
         shear=augment.shear if augment is not None else None,
         source=source if is_hub_id(source) else None,
         command=this_command(),
+        plan=run.job.plan.summary(),
         picture_root=roots,
     )
     if augment is not None:

@@ -74,6 +74,15 @@ class Plan:
     versions: dict[str, str]
     format: int = FORMAT
 
+    def summary(self) -> str:
+        """The rows, shards and versions in one line, for the data set's card."""
+        rows = "rows" if self.source.get("rows") is None else f"{self.source['rows']:,} rows"
+        shards = "shards" if self.shards is None else f"{self.shards:,} shard{'' if self.shards == 1 else 's'}"
+        shards += " of the source's own" if self.shard_size is None else f" of {self.shard_size:,}"
+        known = self.source.get("fingerprint") or self.source.get("commit")
+        origin = f", source fingerprint {str(known)[:16]}" if known else ""
+        return f"{rows} in {shards}{origin}; " + ", ".join(f"{name} {number}" for name, number in self.versions.items())
+
     def digest(self, stage: str) -> str:
         """A digest of all that a stage's shards depend on.
 

@@ -82,6 +82,7 @@ def test_the_card_says_which_model_and_prompt_made_the_captions(staged: Path) ->
     card = (staged / "README.md").read_text()
     assert "Describe <image> in English:" in card  # a LLaVA of CLIP and Llama is asked as the paper asked it
     assert str(staged.parent) not in card
+    assert re.search(r"Plan of the run: \d+ rows in 1 shard of 1,024, source fingerprint [0-9a-f]{16}\b", card)
 
 
 @pytest.mark.parametrize("rule", [None, "sentence"])

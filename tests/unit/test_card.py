@@ -271,9 +271,14 @@ def test_the_commands_of_a_card_are_shown_in_their_order() -> None:
     assert "made with:" not in build_card(configs()).text
 
 
+def test_the_plan_of_a_run_is_shown() -> None:
+    assert "Plan of the run: 9 rows in 3 shards of 4." in build_card(configs(), plan="9 rows in 3 shards of 4").text
+    assert "Plan of the run" not in build_card(configs()).text
+
+
 def test_a_card_can_be_built_again_from_what_it_says() -> None:
     said: dict[str, Any] = {"template": "cc3m", "pretty_name": "Cats", "description": "d", "source": "s"}
-    said |= {"license": "mit", "command": [["a", "b"]]}
+    said |= {"plan": "9 rows in 3 shards of 4", "license": "mit", "command": [["a", "b"]]}
     card = build_card(configs(), captioners=[CAPTIONER], **said)
     again = DatasetCard(str(card), ignore_metadata_errors=True)
     assert inputs_of(again) == said

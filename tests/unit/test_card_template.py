@@ -117,8 +117,8 @@ def test_what_is_said_of_a_data_set_may_be_said_otherwise() -> None:
 
 
 def test_a_published_card_takes_a_later_release_of_the_data_set() -> None:
-    published = build_card(configs(), template="cc3m")
-    published = DatasetCard(str(published).replace("## Limits", "My words.\n\n## Limits"))
+    text = str(build_card(configs(), template="cc3m"))
+    published = DatasetCard(text.replace("## Limits", "My words.\n\n## Limits"))
     merged = merge_cards(published, build_card(configs("a green tram"), template="cc3m"))
     assert "a green tram" in merged.text
     assert "a red bus" not in merged.text

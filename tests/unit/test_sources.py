@@ -86,7 +86,7 @@ def test_the_only_column_of_pictures_is_taken(tmp_path: Path) -> None:
 
 def test_lists_of_captions_keep_their_column_beside_a_string_of_another_name(tmp_path: Path) -> None:
     """A column of another name cannot take the place of one that is there."""
-    captions = [["a dog", "a red dog"], ["a cat"]]
+    captions: list[object] = [["a dog", "a red dog"], ["a cat"]]
     rows = open_source(_saved(tmp_path / "saved", caption=captions, text=["t", "u"], txt=["v", "w"]))
     assert (rows["caption"][:], rows["text"][:], rows["txt"][:]) == (captions, ["t", "u"], ["v", "w"])
 
