@@ -133,7 +133,7 @@ def test_no_file_of_the_embedded_models_names_a_folder(wheel: zipfile.ZipFile, w
 
 def test_every_import_of_the_package_is_a_requirement(wheel: zipfile.ZipFile) -> None:
     required = {canonicalize_name(requirement.name) for requirement in _requirements(wheel)}
-    names = {"PIL": "pillow", "yaml": "pyyaml"}
+    names = {"PIL": "pillow", "markdown_it": "markdown-it-py", "yaml": "pyyaml"}
     missing = {}
     for file in wheel.namelist():
         # The metric's app runs on the Hub, under the requirements.txt beside it.

@@ -153,6 +153,7 @@ class StreamSource:
         self.shard_size: int | None = None if self._own > 1 else shard_size
         self._rows: int | None = None
         self._place = threading.local()  # each thread reads on for itself: one fetches what another will read later
+        self._lock = threading.Lock()
 
     @property
     def rows(self) -> int | None:
@@ -186,14 +187,14 @@ class StreamSource:
         """See `Source`."""
         if self._own > 1:
             if shard < self._own:
-                yield from _batches(iter(self.stream.shard(self._own, shard)), 0, None, size, columns)
+                yield from _batches(self._iterate(self.stream.shard(self._own, shard)), 0, None, size, columns)
             return
         if self.shard_size is None or (self._rows is not None and shard * self.shard_size >= self._rows):
             return
         start, end = shard * self.shard_size, (shard + 1) * self.shard_size
-        at, rows = getattr(self._place, "reading", None) or (0, iter(self.stream))
+        at, rows = getattr(self._place, "reading", None) or (0, self._iterate(self.stream))
         if at > start:
-            at, rows = 0, iter(self.stream)
+            at, rows = 0, self._iterate(self.stream)
         self._place.reading = None
         at += sum(1 for _ in itertools.islice(rows, start - at))
         if at == start:
@@ -205,12 +206,29 @@ class StreamSource:
         else:
             self._place.reading = (at, rows)
 
+    def _iterate(self, stream: IterableDataset) -> Iterator[dict[str, Any]]:
+        """The rows of a stream, while other threads read it, too.
+
+        All iterations of a stream, and of its shards, keep their place in one state, and one that begins takes its
+        first row from there: it would skip what another has read in between. So no two of them move at a time.
+        """
+        rows: Iterator[dict[str, Any]] | None = None
+        while True:
+            with self._lock:
+                if rows is None:
+                    rows = iter(stream)
+                row = next(rows, None)
+            if row is None:
+                return
+            yield row
+
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_place"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_place", "_lock")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._place = threading.local()
+        self._lock = threading.Lock()
 
 
 def _splits(stream: IterableDataset) -> bool:

@@ -104,3 +104,11 @@ def test_the_sample_is_bounded_spread_evenly_and_the_same_each_time(monkeypatch:
 def test_quantiles_are_those_of_the_lengths() -> None:
     counts = count_texts([rows("a", "a b", "a b c", "a b c d")], "caption")
     assert [counts.quantile(share) for share in (0.25, 0.5, 0.75, 1.0)] == [1, 2, 3, 4]
+
+
+def test_every_space_of_python_separates_words() -> None:
+    spaces = [chr(code) for code in range(0x110000) if chr(code).isspace()]
+    texts = [f"{space}a red{space}bus  of {space}wood{space}" for space in spaces] + ["", " ", "\u3000", "one"]
+    counts = count_texts([rows(*texts)], "caption")
+    assert counts.words == sum(len(text.split()) for text in texts)
+    assert counts.repeated == (len(spaces) + 3) / len(texts)

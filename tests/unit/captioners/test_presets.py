@@ -229,7 +229,7 @@ def test_a_folder_that_is_called_like_the_preset_is_pointed_out(
     folder_of(tmp_path / "minigpt-4", model_type="minigpt4")
     with pytest.raises(CheckpointError, match=r"A folder of this name is here: checkpoint='\./minigpt-4'$"):
         Captioner("minigpt-4").model_key("cpu")
-    assert Captioner("minigpt-4", checkpoint="./minigpt-4").model_key("cpu").source == "./minigpt-4"
+    assert Captioner("minigpt-4", checkpoint="./minigpt-4").model_key("cpu").source == str(tmp_path / "minigpt-4")
 
 
 def test_a_checkpoint_of_ones_own_takes_the_place_of_the_presets(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def test_a_line_of_json_has_all_of_a_shard() -> None:
     line = json.loads(report(3).line())
     assert line.pop("time").endswith("+00:00")
     assert line == {
+        "process": os.getpid(),
         "shard": 3,
         "rows": 4,
         "worked": {"one": 4},

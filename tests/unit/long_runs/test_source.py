@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -116,3 +118,22 @@ def test_a_source_travels_without_its_place(numbers: Dataset) -> None:
     copy: Any = pickle.loads(pickle.dumps(source))
     for reader in (copy, source):
         assert [batch.columns["n"] for batch in reader.read(1, 5, ["n"])] == [[3, 4, 5]]
+
+
+def test_threads_that_read_at_once_read_every_row() -> None:
+    """`datasets` keeps the place of all iterations of a stream in one state: one that began late skipped rows."""
+    n_rows = 300
+
+    def rows() -> Iterator[dict[str, int]]:
+        yield from ({"n": number} for number in range(n_rows))
+
+    source = StreamSource(IterableDataset.from_generator(rows), 1000)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            for _ in range(30):
+                found = list(pool.map(lambda _: [seen for seen in shards(source) if seen], range(3)))
+                assert found == [[list(range(n_rows))]] * 3
+    finally:
+        sys.setswitchinterval(interval)
