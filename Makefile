@@ -7,8 +7,8 @@ TEST := $(VENV)/.installed-test
 # --no-compile: byte code of the modules that are used is made when they are first imported; making all of it takes longer.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable ./miniatures --editable
 DEMO_ARGS ?=
-# A file's tests stay together, for the fixtures that they share.
-TEST_ARGS ?= --numprocesses logical --maxprocesses 8 --dist loadfile
+# A file's tests stay together, for the fixtures that they share; files begin in the order of pyproject's testpaths.
+TEST_ARGS ?= --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test check lint clean
 

@@ -8,9 +8,8 @@ import tempfile
 # Before any test imports a library that reads them; nothing listens on the discard port.
 for _name in [name for name in os.environ if name.upper().startswith(("HF_", "HUGGING"))]:
     del os.environ[_name]
-if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the workers share the cores
-    _threads = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
-    os.environ.setdefault("OMP_NUM_THREADS", str(_threads))
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny, and several tests run at a time
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 _home = tempfile.mkdtemp(prefix="hf-mllm-aug-tests-")
 atexit.register(shutil.rmtree, _home, ignore_errors=True)
 os.environ["HF_HOME"] = _home

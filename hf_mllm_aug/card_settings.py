@@ -11,7 +11,7 @@ from hf_mllm_aug.captioners.decoding import NEUTRAL
 from hf_mllm_aug.card_facts import describe
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_ORDER = ("max_new_tokens", "engine", "dtype", "seed", "version")
+_ORDER = ("max_new_tokens", "engine", "dtype", "quantization", "seed", "version")
 _SHOWN_ELSEWHERE = (
     "name",
     "model",
@@ -56,6 +56,8 @@ def settings_text(captioner: Mapping[str, Any]) -> str:
 
     >>> settings_text({"decoding": {"do_sample": False, "top_p": 1.0, "seed": 0}, "dtype": "float16"})
     'do_sample=False, seed=0, dtype=float16'
+    >>> settings_text({"dtype": "auto", "quantization": "int8"}), settings_text({"dtype": "auto", "quantization": None})
+    ('dtype=auto, quantization=int8', 'dtype=auto')
     """
     decoding = captioner.get("decoding")
     if isinstance(decoding, Mapping):
@@ -64,6 +66,8 @@ def settings_text(captioner: Mapping[str, Any]) -> str:
     else:
         parts = [str(decoding)] if decoding else []
     rest = {key: value for key, value in captioner.items() if key not in (*_SHOWN_ELSEWHERE, *_NOT_SHOWN)}
+    if rest.get("quantization") is None:
+        rest.pop("quantization", None)
     if isinstance(rest.get("clean_up"), Mapping):
         rest["clean_up"] = _clean_up(rest["clean_up"])
         rest = {key: value for key, value in rest.items() if key != "clean_up" or value}

@@ -234,6 +234,7 @@ def stage(
     images: Literal["embed", "none"] = "none",
     source: str | None = None,
     command: Sequence[str] = (),
+    plan: str | None = None,
 ) -> dict[str, Dataset]:
     """Stage captioned rows as the repository to be, in place of what was staged there before.
 
@@ -245,6 +246,7 @@ def stage(
         images: Whether the pictures travel in `all`.
         source: The Hub id that the rows were read from, if they were.
         command: The words of the command that does it again.
+        plan: What the run was, in a line, see `Plan.summary`.
 
     Returns:
         The configs.
@@ -256,7 +258,13 @@ def stage(
     captioners = list(augment.members)
     configs: dict[str, Dataset] = to_configs(with_unique_keys(rows), captioners=captioners, images=images)
     card = build_card(
-        configs, captioners=captioners, shear=augment.shear, template=template, source=source, command=command
+        configs,
+        captioners=captioners,
+        shear=augment.shear,
+        template=template,
+        source=source,
+        command=command,
+        plan=plan,
     )
     keep_record(card, augment.describe())
     save_configs(configs, folder, card=card, split=split_name(rows.split), overwrite=True)

@@ -121,7 +121,7 @@ def test_versions_have_lower_bounds_and_no_caps(wheel: zipfile.ZipFile) -> None:
 
 def test_the_extras_are_there(wheel: zipfile.ZipFile) -> None:
     extras = {word for item in _requirements(wheel) for word in re.findall(r"extra == ['\"](\w+)", str(item.marker))}
-    assert {"vllm", "ray", "openai", "plots", "test"} <= extras
+    assert {"vllm", "ray", "openai", "plots", "torchao", "test"} <= extras
 
 
 def test_no_file_of_the_embedded_models_names_a_folder(wheel: zipfile.ZipFile, weights: zipfile.ZipFile) -> None:

@@ -7,7 +7,6 @@ import runpy
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import typer
 import hf_mllm_aug
 from hf_mllm_aug.cli import app
 from hf_mllm_aug.loopback_hub import LoopbackHub
+from tests.warm_python import python
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -58,7 +58,7 @@ def test_every_block_is_of_a_kind_that_is_tested() -> None:
 def test_the_python_blocks_run_one_after_the_other(elsewhere: Path) -> None:
     with LoopbackHub(elsewhere / "hub") as hub:
         done = subprocess.run(
-            [sys.executable, "-c", RUNNER],
+            [*python(), "-c", RUNNER],
             input="\0".join(_blocks("python")),
             env=_environment(hub, elsewhere),
             cwd=elsewhere,
@@ -91,7 +91,7 @@ def test_the_commands_run_one_after_the_other(elsewhere: Path) -> None:
             if words == ["demo"] or words[0] == "convert":  # have tests of their own
                 continue
             done = subprocess.run(
-                [sys.executable, "-m", "hf_mllm_aug", *words],
+                [*python(), "-m", "hf_mllm_aug", *words],
                 env=_environment(hub, elsewhere),
                 cwd=elsewhere,
                 capture_output=True,

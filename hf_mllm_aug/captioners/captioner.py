@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from hf_mllm_aug import schema
 from hf_mllm_aug.captioners import decoding, description, identity, preset_data, presets, servers, suits
 from hf_mllm_aug.captioners.devices import full_name
-from hf_mllm_aug.captioners.engine import ENGINES, EngineKind, ModelKey, Request, check_engine
+from hf_mllm_aug.captioners.engine import ENGINES, EngineKind, ModelKey, Quantization, Request, check_engine
 from hf_mllm_aug.captioners.pipeline import Caption, caption_rows
 from hf_mllm_aug.captioners.prompters.forms import DOCUMENTED
 from hf_mllm_aug.captioners.rows import Column, hand_back, read_rows
@@ -21,6 +21,7 @@ from hf_mllm_aug.errors import CheckpointError, UnknownNameError, UsageError
 # As the Hub has them: no doubled or closing sign, and no ending of a Git repository.
 _HUB_ID = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*(?<![.-])(?<!\.git)", re.ASCII)
 _DTYPES = ("auto", "float32", "float16", "bfloat16")
+_QUANTIZATIONS = get_args(Quantization)
 _STYLES = get_args(presets.PromptStyle)
 _DEFAULT_BATCH_SIZE = 8
 
@@ -65,6 +66,12 @@ class Captioner:
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; None: the best that is there, and with
             ``map(with_rank=True)`` the GPU number rank modulo their count.
         dtype: ``"auto"`` (float32 on a CPU; bfloat16 on a GPU, or float16 where it lacks that), or its name.
+        quantization: ``"int8"`` for the language model's weights in eight bits, half the memory of bfloat16, with the
+            extra ``torchao``; ``"fp8"`` for weights and activations in float8, on GPUs of compute capability 8.9 and
+            later. It changes captions. None: weights as they are. See `captioners.quantization`.
+        compile: Whether decoding steps are compiled: True, False, or None for on a GPU from its ninth micro-batch on,
+            where the model can be. It is in no hash and no plan, as the batch size and the device are not: captions
+            are the same up to the rounding of sums. Where compiling fails, decoding goes on without.
         engine: What runs the model: ``"transformers"``; ``"vllm"``, on this machine's GPU; ``"openai"``, any server
             that speaks OpenAI's language.
         base_url: Of the server, such as ``"http://127.0.0.1:8000/v1"``. None: what ``OPENAI_BASE_URL`` says. It is in
@@ -105,6 +112,8 @@ class Captioner:
     batch_size: int | None = field(default=None, kw_only=True)
     device: str | None = field(default=None, kw_only=True)
     dtype: str = field(default="auto", kw_only=True)
+    quantization: Quantization | None = field(default=None, kw_only=True)
+    compile: bool | None = field(default=None, kw_only=True)
     engine: str = field(default="transformers", kw_only=True)
     base_url: str | None = field(default=None, kw_only=True)
     revision: str | None = field(default=None, kw_only=True)
@@ -134,6 +143,10 @@ class Captioner:
         ):
             if value not in known:
                 raise UnknownNameError(argument, str(value), known)
+        if self.quantization not in (None, *_QUANTIZATIONS):
+            raise UnknownNameError("quantization", str(self.quantization), _QUANTIZATIONS)
+        if not (self.compile is None or isinstance(self.compile, bool)):
+            raise UsageError(f"compile={self.compile!r} must be True, False or None")
         for argument, count in (("max_new_tokens", self.max_new_tokens), ("batch_size", self.batch_size)):
             if count is not None and (not _is_integer(count) or count < 1):
                 raise UsageError(f"{argument}={count!r} must be an integer of 1 or more")
@@ -146,7 +159,7 @@ class Captioner:
             raise UsageError(f"{self.label!r} has no letter a-z or digit to name columns after; pass name=")
         if self.caption_column in (self.error_column, self.image_column, self.key_column):
             raise UsageError(f"output_column={self.caption_column!r} is the name of another column of the captioner")
-        if self.own_folder is not None or self.base_url is not None:
+        if self.own_folder is not None or self.base_url is not None or self.compile is not None:
             identity.hash_by_content(type(self))
 
     def _check_model(self) -> None:
@@ -294,6 +307,7 @@ class Captioner:
             sentence_stop=self.sentence_stop and settings["num_beams"] == 1,
             language=self.language,
             clean_up=self.variant.clean_up,
+            compile=self.compile,
         )
 
     def model_key(self, device: str | None) -> ModelKey:
@@ -318,6 +332,7 @@ class Captioner:
             digest=identity.digest(self.own_folder) if self.own_folder is not None else None,
             preset=self.mllm.name if self.mllm else None,
             base_url=servers.address(self.base_url) if self.served else None,
+            quantization=self.quantization,
         )
 
     def settings(self) -> dict[str, Any]:

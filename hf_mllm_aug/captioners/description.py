@@ -38,6 +38,7 @@ def describe(captioner: Captioner) -> dict[str, Any]:
         },
         "clean_up": captioner.variant.clean_up.describe(),
         "dtype": captioner.dtype,
+        "quantization": captioner.quantization,
         "package": f"hf-mllm-aug {hf_mllm_aug.__version__}",
         "description": published.description if published else "",
         "licence": published.licence if published else None,

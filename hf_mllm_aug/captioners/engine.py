@@ -40,6 +40,7 @@ class ModelKey:
         digest: Of the files of a folder of the caller's own, which may be written anew; None for other sources.
         preset: The preset by which the model is asked, which its architecture has to suit; None without one.
         base_url: Where the server is, for an engine that asks one.
+        quantization: How weights are made smaller while they are loaded, see `quantization`; None for as they are.
     """
 
     engine: str
@@ -51,6 +52,7 @@ class ModelKey:
     digest: str | None = None
     preset: str | None = None
     base_url: str | None = None
+    quantization: str | None = None
 
     @property
     def label(self) -> str:
@@ -70,6 +72,7 @@ class Request:
         sentence_stop: Whether a row's decoding may end once its first sentence is over.
         language: Of the captions, for `sentence_stop`.
         clean_up: What will be cut from the texts; an engine may end decoding at its stops.
+        compile: Whether decoding steps are compiled, where the engine can; None for where it pays. It changes no text.
     """
 
     prompt: str
@@ -79,9 +82,11 @@ class Request:
     sentence_stop: bool
     language: str
     clean_up: CleanUp = field(default_factory=CleanUp)
+    compile: bool | None = None
 
 
 FinishReason = Literal["stop", "length", "sentence"]
+Quantization = Literal["int8", "fp8"]
 
 
 class Generated(NamedTuple):
@@ -125,6 +130,11 @@ class Engine(Protocol):
 @runtime_checkable
 class PreparingEngine(Engine, Protocol):
     """An engine whose inputs are made by the CPU, which may do so while the model works on those before."""
+
+    @property
+    def lanes(self) -> int:
+        """How many threads `generate` can usefully be called from at a time."""
+        ...
 
     def prepare(self, images: Sequence[PilImage.Image], request: Request) -> Any:
         """Make the inputs of a micro-batch, in any thread.

@@ -4,7 +4,8 @@
 `Captioner`'s pickle holds all that decides its captions, and nothing else: settings, the prompt and decoding they
 resolve to, a version of this code, and for a checkpoint in a folder the digest of its files. No model, so that the
 hash before and after loading is one; and where `datasets` hashes, no path, so that a folder that was moved or copied
-to another machine is the same captioner, and no server's address, so that a job goes on when its server has moved.
+to another machine is the same captioner, no server's address, so that a job goes on when its server has moved, and not
+whether decoding is compiled, so that it goes on with or without.
 """
 
 from __future__ import annotations
@@ -68,8 +69,11 @@ def identity(captioner: Captioner) -> dict[str, Any]:
     folder = captioner.folder
     # What ends a decoding behind its first sentence.
     segmenter = {"sentencex": version("sentencex")} if captioner.request.sentence_stop else {}
+    # Named where there is one only, so that what was captioned before there was the setting is still known.
+    weights = {"quantization": captioner.quantization} if captioner.quantization is not None else {}
     return {
         **segmenter,
+        **weights,
         "code_version": CODE_VERSION,
         "source": digest(folder) if folder is not None else captioner.source,
         "revision": captioner.resolved_revision,
@@ -99,17 +103,20 @@ def _rebuild(
 
 def _same_content(pickler: Any, captioner: Captioner) -> None:
     """Write a captioner to `datasets`' hash: as in its pickle, but without the places of its checkpoint and server."""
-    function, (kind, settings, own, found) = reduced(captioner, {**captioner.settings(), "base_url": None})
+    function, (kind, settings, own, found) = reduced(
+        captioner, {**captioner.settings(), "base_url": None, "compile": None}
+    )
     if captioner.own_folder is not None:
         settings, own = {**settings, "model": captioner.label, "checkpoint": None}, None
     pickler.save_reduce(function, (kind, settings, own, found), obj=captioner)
 
 
 def hash_by_content(kind: type[Captioner]) -> None:
-    """Make `datasets` hash captioners by the content of their checkpoint's folder, and whichever server is asked.
+    """Make `datasets` hash captioners by the content of their checkpoint's folder, whichever server is asked, and
+    whether decoding is compiled or not.
 
-    Only those whose checkpoint is in a folder of the caller's, or that name a server, need it, so only they cost the
-    import of `datasets`.
+    Only those whose checkpoint is in a folder of the caller's, or that name a server or say whether to compile, need
+    it, so only they cost the import of `datasets`.
     The registry is the one through which `datasets` itself makes the hashes of tokenizers and tensors stable; it is
     not documented, and without it a captioner whose folder has moved is hashed anew, no more.
     """

@@ -1,24 +1,22 @@
-"""The rows of one call, through decoding and one or several captioners.
+"""Rows, through decoding and one or several captioners.
 
 Pictures are decoded once for all captioners, in a few threads, and the inputs of the next micro-batch are prepared in
-another, while the models work on the pictures before them; only three windows of pictures are in memory at a time,
-however many rows `map` passes.
+another, while the models work on the pictures before them, a small one on a CPU on several micro-batches at a time
+(`steps`, `lanes`). Only a few windows of pictures are in memory, however many rows `map` passes.
 """
 
 from __future__ import annotations
 
-import collections
-import contextlib
 import hashlib
 import os
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hf_mllm_aug.captioners import engine
+from hf_mllm_aug.captioners import engine, steps
 from hf_mllm_aug.captioners.rows import Rows
+from hf_mllm_aug.captioners.stopwatch import Stopwatch
 from hf_mllm_aug.errors import CaptionError, ImageError, UsageError
 from hf_mllm_aug.images import to_rgb
 
@@ -47,20 +45,27 @@ class Caption:
     finish_reason: engine.FinishReason | None = None
 
 
-@dataclass
-class Stopwatch:
-    """Where the time of calls goes: seconds waited for decoded pictures, spent loading models, and in their engines."""
+@dataclass(frozen=True)
+class Work:
+    """Rows to be captioned, and their captions.
 
-    seconds: dict[str, float] = field(default_factory=dict)
+    Args:
+        captioners: They read the same image column; none where there is nothing to caption.
+        rows: The rows.
+        watch: Gets the seconds of the phases ``"decoding"``, ``"preparing"``, ``"loading"`` and ``"model"``.
+        tag: Whatever the caller wants to know with the captions.
+    """
 
-    @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Add the time of a block to a phase."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+    captioners: Sequence[Captioner]
+    rows: Rows
+    watch: Stopwatch = field(default_factory=Stopwatch)
+    tag: Any = None
+    captions: list[list[Caption]] = field(init=False)
+    """(len(captioners), len(rows)), once the work is done."""
+
+    def __post_init__(self) -> None:
+        empty = Caption(None, "not captioned")
+        object.__setattr__(self, "captions", [[empty] * len(self.rows) for _ in self.captioners])
 
 
 @dataclass(frozen=True)
@@ -89,84 +94,95 @@ def caption_rows(
             gave another number of captions than it got pictures.
         CheckpointError: A model cannot be loaded.
     """
+    work = Work(captioners, rows, Stopwatch() if watch is None else watch)
+    for _ in caption_works([work], rank):
+        pass
+    return work.captions
+
+
+def caption_works(works: Iterable[Work | None], rank: int | None = None) -> Iterator[Work]:
+    """Caption one work after the other, without a gap between them: the next is begun before the last is done.
+
+    Args:
+        works: The works; None where the next may take its time, so that all before it is to be done first.
+        rank: The worker's number, which picks its GPU.
+
+    Yields:
+        Each work, in its turn, when its captions are there.
+
+    Raises:
+        CaptionError: As `caption_rows`.
+        CheckpointError: As `caption_rows`.
+    """
     if rank is not None and not isinstance(rank, int):
         raise UsageError("a captioner takes no indices: drop with_indices=True; with_rank=True is enough")
-    captions = [[Caption(None, "not captioned")] * len(rows) for _ in captioners]
-    requests = [captioner.request for captioner in captioners]
-    with_digest = any(request.decoding["do_sample"] for request in requests)
-    window = max(captioner.micro_batch for captioner in captioners)
-    watch = Stopwatch() if watch is None else watch
-
-    def steps() -> Iterator[_Step]:
-        for pictures, failures in _decoded(rows, window, with_digest, watch):
-            for captioner, request, column in zip(captioners, requests, captions, strict=True):
-                for index, error in failures:
-                    column[index] = _failed(captioner, rows, index, error)
-                if not pictures:
-                    continue
-                with watch.phase("loading"):
-                    model = engine.loaded(_key(captioner, rows, rank))
-                for part in _parts(pictures, captioner, model):
-                    yield _Step(model, captioner, request, part, column)
-
-    for step, prepared in _prepared(steps(), watch):
-        with watch.phase("model"):
-            results = step.generate(prepared)
-        for picture, result in zip(step.part, results, strict=True):
-            if isinstance(result, ImageError):
-                step.column[picture.index] = _failed(step.captioner, rows, picture.index, result)
-            elif not (text := _cut(result.text, step.request)):
-                nothing = ImageError("the model wrote nothing")
-                step.column[picture.index] = _failed(step.captioner, rows, picture.index, nothing)
-            else:
-                step.column[picture.index] = Caption(text, None, result.tokens, result.finish_reason)
-    return captions
+    for item in steps.work(_steps(works, rank)):
+        if isinstance(item, steps.Mark):
+            if item.value is not None:
+                yield item.value
+            continue
+        step, results = item
+        for place, result in zip(step.target.places, results, strict=True):
+            step.target.keep(place, result)
 
 
 @dataclass(frozen=True)
-class _Step:
-    """One micro-batch for one captioner, and where its captions go."""
+class _Target:
+    """Where the captions of a step go.
 
-    model: engine.Engine
+    Args:
+        captioner: Whose they are.
+        request: How they were asked for.
+        rows: Of the work.
+        column: Of the work's captions.
+        places: (n,) the rows of the step in them.
+    """
+
     captioner: Captioner
     request: engine.Request
-    part: list[_Picture]
+    rows: Rows
     column: list[Caption]
+    places: list[int]
 
-    def prepare(self) -> Any:
-        """The inputs, where the engine makes them apart from generating; None where it does not."""
-        if not isinstance(self.model, engine.PreparingEngine):
-            return None
-        return self.model.prepare([picture.image for picture in self.part], self.request)
-
-    def generate(self, prepared: Any) -> Sequence[engine.Generated | ImageError]:
-        images, keys = [picture.image for picture in self.part], [picture.key for picture in self.part]
-        if isinstance(self.model, engine.PreparingEngine):
-            texts = self.model.generate(images, keys, self.request, prepared)
+    def keep(self, place: int, result: engine.Generated | ImageError) -> None:
+        if isinstance(result, ImageError):
+            self.column[place] = _failed(self.captioner, self.rows, place, result)
+        elif not (text := _cut(result.text, self.request)):
+            nothing = ImageError("the model wrote nothing")
+            self.column[place] = _failed(self.captioner, self.rows, place, nothing)
         else:
-            texts = self.model.generate(images, keys, self.request)
-        if len(texts) != len(self.part):
-            name = self.captioner.engine
-            raise CaptionError(f"the engine {name!r} gave {len(texts)} captions for {len(self.part)} pictures")
-        return texts
+            self.column[place] = Caption(text, None, result.tokens, result.finish_reason)
 
 
-def _prepared(steps: Iterator[_Step], watch: Stopwatch) -> Iterator[tuple[_Step, Any]]:
-    """The steps with their inputs, which a thread prepares one step ahead."""
-    first, second = next(steps, None), next(steps, None)
-    if first is None or second is None:  # no thread for a single step
-        yield from ((step, None) for step in (first,) if step is not None)
+def _steps(works: Iterable[Work | None], rank: int | None) -> Iterator[steps.Step | steps.Mark]:
+    """The micro-batches of works, and behind those of a work a mark that bears it."""
+    for work in works:
+        if work is None:
+            yield steps.Mark(wait=True)
+            continue
+        yield from _steps_of(work, rank)
+        yield steps.Mark(work)
+
+
+def _steps_of(work: Work, rank: int | None) -> Iterator[steps.Step]:
+    if not work.captioners:
         return
-    with ThreadPoolExecutor(1, thread_name_prefix="prepare") as pool:
-        waiting = collections.deque((step, pool.submit(step.prepare)) for step in (first, second))
-        while waiting:
-            step, inputs = waiting.popleft()
-            with watch.phase("preparing"):
-                prepared = inputs.result()
-            yield step, prepared
-            following = next(steps, None)
-            if following is not None:
-                waiting.append((following, pool.submit(following.prepare)))
+    rows, watch = work.rows, work.watch
+    requests = [captioner.request for captioner in work.captioners]
+    with_digest = any(request.decoding["do_sample"] for request in requests)
+    window = max(captioner.micro_batch for captioner in work.captioners)
+    for pictures, failures in _decoded(rows, window, with_digest, watch):
+        for captioner, request, column in zip(work.captioners, requests, work.captions, strict=True):
+            for index, error in failures:
+                column[index] = _failed(captioner, rows, index, error)
+            if not pictures:
+                continue
+            with watch.phase("loading"):
+                model = engine.loaded(_key(captioner, rows, rank))
+            for part in _parts(pictures, captioner, model):
+                target = _Target(captioner, request, rows, column, [picture.index for picture in part])
+                images, keys = [picture.image for picture in part], [picture.key for picture in part]
+                yield steps.Step(model, captioner.engine, images, keys, request, watch, target)
 
 
 def _parts(pictures: list[_Picture], captioner: Captioner, model: engine.Engine) -> Iterator[list[_Picture]]:

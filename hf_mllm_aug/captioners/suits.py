@@ -24,6 +24,8 @@ def check(captioner: Captioner) -> None:
     if captioner.device is not None and not captioner.kind.device:
         where = "the server has its own" if served else "set CUDA_VISIBLE_DEVICES"
         raise UsageError(f"device={captioner.device!r} means nothing to the engine {engine!r}: {where}")
+    _check_compiling(captioner)
+    _check_quantization(captioner)
     if served:
         _check_served(captioner)
     elif captioner.base_url is not None:
@@ -33,6 +35,32 @@ def check(captioner: Captioner) -> None:
             f"captioner {captioner.label!r} is asked in the style {captioner.resolved_prompt_style!r}, which the "
             "engine 'vllm' does not know. To do: engine='transformers'"
         )
+
+
+def _check_compiling(captioner: Captioner) -> None:
+    if captioner.compile is not None and captioner.engine != "transformers":
+        raise UsageError(
+            f"compile={captioner.compile} means nothing to the engine {captioner.engine!r}, which sees to it itself"
+        )
+    if captioner.compile and captioner.decoding["num_beams"] > 1:
+        raise UsageError(
+            "compile=True does not go with beams. To do: leave compile= out, or generation={'num_beams': 1}"
+        )
+
+
+def _check_quantization(captioner: Captioner) -> None:
+    kind, engine = captioner.quantization, captioner.engine
+    if kind is None:
+        return
+    if captioner.served:
+        raise UsageError(f"quantization={kind!r} means nothing to the engine 'openai': the server has its own weights")
+    if engine == "vllm" and kind != "fp8":
+        raise UsageError(
+            f"quantization={kind!r}: the engine 'vllm' quantises by itself to 'fp8' only. To do: quantization='fp8', "
+            "or engine='transformers'"
+        )
+    if kind == "fp8" and captioner.dtype not in ("auto", "bfloat16"):
+        raise UsageError(f"quantization='fp8' goes with dtype='bfloat16', and dtype is {captioner.dtype!r}")
 
 
 def _check_served(captioner: Captioner) -> None:

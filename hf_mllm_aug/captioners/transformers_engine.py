@@ -19,13 +19,15 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig, StoppingCriteriaList
 
 from hf_mllm_aug import mllms
-from hf_mllm_aug.captioners import fork
+from hf_mllm_aug.captioners import fork, quantization
 from hf_mllm_aug.captioners.cleanup import CleanUp
 from hf_mllm_aug.captioners.engine import FinishReason, Generated, ModelKey, Request
+from hf_mllm_aug.captioners.lanes import Lane, Lanes, how_many
 from hf_mllm_aug.captioners.prompters import Prompter, load_prompter
 from hf_mllm_aug.captioners.prompters.suitability import refuse_misasked
 from hf_mllm_aug.captioners.sampling import row_seed, samplers
 from hf_mllm_aug.captioners.sentence_stop import CaptionStop, decode
+from hf_mllm_aug.captioners.static_cache import StaticDecoding
 from hf_mllm_aug.checkpoints import reason, refuse_foreign_code, refuse_pickle_with_code, refuse_unfit_weights
 from hf_mllm_aug.errors import AugError, CheckpointError, ImageError, UsageError
 
@@ -56,17 +58,23 @@ class TransformersEngine:
         self._source, self._name = source, name
         self._model = model
         self._prompter = prompter
-        # A tokenizer must not be used by two threads at once: the prompter's encodes, this one decodes.
-        self._tokenizer = copy.deepcopy(prompter.tokenizer)
+        # A tokenizer must not be used by two threads at once: the prompter's encodes, those of lanes decode.
+        self._lanes = Lanes(Lane(model, copy.deepcopy(prompter.tokenizer)), how_many(model))
+        self._static = StaticDecoding(model, lambda error: reason(error, source, name))
         self._prompting = threading.Lock()
         self._special = _special_ids(model, prompter.tokenizer)
         # Whatever sampling a checkpoint suggests would fill the parameters that are not set.
         model.generation_config = _generation_config(**self._special)
 
+    @property
+    def lanes(self) -> int:
+        """See `PreparingEngine.lanes`; one in a process that has one thread, such as a forked one."""
+        return min(self._lanes.count, torch.get_num_threads())
+
     def prepare(self, images: Sequence[PilImage.Image], request: Request) -> dict[str, torch.Tensor] | None:
-        """See `Engine.prepare`."""
+        """See `PreparingEngine.prepare`."""
         try:
-            return self._inputs(images, request)
+            return self._pinned(self._inputs(images, request))
         except Exception:  # noqa: BLE001 (`generate` meets it again, where it can be told of its picture)
             return None
 
@@ -89,7 +97,8 @@ class TransformersEngine:
             logger.debug("a micro-batch of %d was refused; trying its pictures one by one", len(images), exc_info=True)
             return self._halved(images, keys, request)
         try:
-            return self._decode(inputs, keys, request)
+            with self._lanes.one() as lane:
+                return self._decode(lane, inputs, keys, request)
         except RuntimeError as error:
             if not (isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)):
                 raise
@@ -113,18 +122,38 @@ class TransformersEngine:
         return [*head, *self.generate(images[middle:], keys[middle:], request)]
 
     @torch.inference_mode()
-    def _decode(self, inputs: dict[str, torch.Tensor], keys: Sequence[str], request: Request) -> list[Generated]:
-        model, tokenizer = self._model, self._tokenizer
+    def _decode(
+        self, lane: Lane, inputs: dict[str, torch.Tensor], keys: Sequence[str], request: Request
+    ) -> list[Generated]:
+        def generate(inputs: dict[str, Any], keys: Sequence[str], **static: Any) -> list[Generated]:
+            return self._generated(lane, inputs, keys, request, **static)
+
+        placed = self._on_device(inputs)
+        if lane.model is not self._model:  # static caches are the first lane's
+            return generate(placed, keys)
+        return self._static.decode(placed, keys, request, generate)
+
+    def _generated(
+        self,
+        lane: Lane,
+        inputs: dict[str, Any],
+        keys: Sequence[str],
+        request: Request,
+        *,
+        compile_config: Any = None,
+        **options: Any,
+    ) -> list[Generated]:
+        model, tokenizer = lane.model, lane.tokenizer
         decoding = request.decoding
         beams = decoding["num_beams"] > 1
-        ends = self._ends(request.clean_up.stops)
+        ends = self._ends(tokenizer, request.clean_up.stops)
         config = _generation_config(
             do_sample=False,
             max_new_tokens=request.max_new_tokens,
             **{name: decoding[name] for name in ((*_GREEDY, *_BEAMS) if beams else _GREEDY)},
             **{**self._special, "eos_token_id": ends or None},
+            compile_config=compile_config,
         )
-        options: dict[str, Any] = {}
         if decoding["do_sample"]:
             options["logits_processor"] = samplers(decoding, [row_seed(request.seed, key) for key in keys])
         stop = CaptionStop(
@@ -134,7 +163,7 @@ class TransformersEngine:
             decoding["min_new_tokens"],
         )
         options["stopping_criteria"] = StoppingCriteriaList([stop])
-        output = model.generate(**self._on_device(inputs), generation_config=config, **options).cpu()
+        output = model.generate(**inputs, generation_config=config, **options).cpu()
         rows = output[:, stop.n_given(output, beams=beams) :].tolist()
         lengths = [None] * len(rows) if beams else stop.lengths
         texts = []
@@ -145,25 +174,40 @@ class TransformersEngine:
             texts.append(Generated(decode(tokenizer, ids).strip(), len(ids), finish))
         return texts
 
-    def _ends(self, stops: Sequence[str]) -> list[int]:
+    def _ends(self, tokenizer: Any, stops: Sequence[str]) -> list[int]:
         """The tokens that end a row: the checkpoint's, and the stops that its tokenizer has as tokens of their own.
 
         Such a stop does not show in the text, where special tokens are left out.
         """
         ends = list(self._special["eos_token_id"] or [])
         if stops:
-            added = self._tokenizer.get_added_vocab()
+            added = tokenizer.get_added_vocab()
             ends += [added[stop] for stop in stops if stop in added and added[stop] not in ends]
         return ends
 
-    def _on_device(self, inputs: dict[str, torch.Tensor]) -> dict[str, Any]:
-        def move(value: Any) -> Any:
-            if not isinstance(value, torch.Tensor):
-                return value
-            dtype = self._model.dtype if value.is_floating_point() else None
-            return value.to(self._model.device, dtype)
+    def _pinned(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The inputs where a CUDA device can fetch them by itself, while the CPU goes on."""
+        if self._model.device.type != "cuda":
+            return inputs
+        return {name: value.pin_memory() if _is_tensor(value) else value for name, value in inputs.items()}
 
-        return {name: move(value) for name, value in inputs.items()}
+    def _on_device(self, inputs: dict[str, torch.Tensor]) -> dict[str, Any]:
+        """The inputs on the device, bytes of pictures as scaled floats, floats of the model's type."""
+        model, scaling = self._model, self._prompter.scaling
+
+        def move(name: str, value: Any) -> Any:
+            if not _is_tensor(value):
+                return value
+            value = value.to(model.device, non_blocking=True)
+            if name == "pixel_values" and scaling is not None:
+                value = scaling(value)
+            return value.to(model.dtype) if value.is_floating_point() else value
+
+        return {name: move(name, value) for name, value in inputs.items()}
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor)
 
 
 def _until(ends: Sequence[int], ids: list[int]) -> list[int]:
@@ -209,18 +253,21 @@ def load(key: ModelKey) -> TransformersEngine:
     Raises:
         CheckpointError: The checkpoint is not there, or does not fit; or it is of one of the paper's MLLMs, and is to
             be asked in another way than as its preset says.
-        UsageError: The device or number type is not to be had.
+        UsageError: The device or number type is not to be had, or weights cannot be quantised so.
     """
     fork.prepare()
     device = _device(key.device)
     dtype = _dtype(key.dtype, device)
+    quantization.check(key.quantization, device, dtype)
     try:
         mllms.register()
         refuse_foreign_code(key.source, key.label, key.revision)
         config = AutoConfig.from_pretrained(key.source, revision=key.revision, trust_remote_code=False)
         refuse_misasked(key, config)
+        if key.quantization is not None:
+            quantization.refuse_quantised(config, key.label)
         prompter = load_prompter(key, config)
-        placement = {"device_map": {"": str(device)}} if device.type == "cuda" else {}
+        placement = {"device_map": {"": str(device)}} if device.type == "cuda" and key.quantization is None else {}
         auto: Any = AutoModelForImageTextToText
         model, info = auto.from_pretrained(
             key.source,
@@ -232,6 +279,8 @@ def load(key: ModelKey) -> TransformersEngine:
             **placement,
         )
         refuse_unfit_weights(info, key.label)
+        if key.quantization is not None:
+            model = quantization.quantise(model, key.quantization, device, key.label)
         model = model.eval() if placement else model.eval().to(device)
     except AugError:
         raise

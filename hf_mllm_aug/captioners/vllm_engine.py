@@ -164,4 +164,5 @@ def model_arguments(key: ModelKey) -> dict[str, Any]:
         "trust_remote_code": False,
         "limit_mm_per_prompt": {"image": 1},
         "seed": 0,
+        **({"quantization": key.quantization} if key.quantization is not None else {}),
     }

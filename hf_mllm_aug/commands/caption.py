@@ -14,6 +14,7 @@ from hf_mllm_aug.commands.options import (
     BaseUrlOption,
     BatchSizeOption,
     CaptionRuleOption,
+    CompileOption,
     DebugOption,
     EngineOption,
     ImageColumnOption,
@@ -21,6 +22,7 @@ from hf_mllm_aug.commands.options import (
     MaxSamplesOption,
     OutOption,
     PresetOption,
+    QuantizationOption,
     RunDirOption,
     ShardSizeOption,
     SplitOption,
@@ -64,6 +66,8 @@ def caption(
     batch_size: BatchSizeOption = None,
     engine: EngineOption = "transformers",
     base_url: BaseUrlOption = None,
+    quantization: QuantizationOption = None,
+    compile: CompileOption = None,  # noqa: A002 (typer takes the name of the argument)
     images: Annotated[
         Images, typer.Option("--images", help="embed = the pictures travel in the config `all`; none = captions only.")
     ] = "none",
@@ -116,7 +120,15 @@ def caption(
     parse_piece(shard)
     folder = run_folder(out, run_dir)
     _check_output(out, folder)
-    captioners = chosen_captioners(captioner, preset, batch_size=batch_size, engine=engine, base_url=base_url)
+    captioners = chosen_captioners(
+        captioner,
+        preset,
+        batch_size=batch_size,
+        engine=engine,
+        base_url=base_url,
+        quantization=quantization,
+        compile=compile,
+    )
     shear = Shear(rule=chosen_rule(rule, preset))
     with quiet.progress(wanted=False):
         rows = open_source(source, split=split, image_column=image_column, max_samples=max_samples)

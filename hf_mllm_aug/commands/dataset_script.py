@@ -234,7 +234,7 @@ def run_script(script: DataSetScript, words: Sequence[str]) -> None:
         rows = run.rows(pictures=options.images == "embed" or not run.fetches)
     _show_fetched(rows)
     show_outcomes(rows, run.members)
-    _release(script, options, augment, rows, work)
+    _release(script, options, augment, rows, run.job.plan.summary(), work)
 
 
 def _augment(options: argparse.Namespace) -> Augment:
@@ -305,7 +305,7 @@ def _show_fetched(rows: Dataset) -> None:
 
 
 def _release(
-    script: DataSetScript, options: argparse.Namespace, augment: Augment, rows: Dataset, work: WorkFolder
+    script: DataSetScript, options: argparse.Namespace, augment: Augment, rows: Dataset, plan: str, work: WorkFolder
 ) -> None:
     """Stage what was captioned, and publish it unless that was not wanted."""
     from hf_mllm_aug import push_to_hub
@@ -322,6 +322,7 @@ def _release(
             images=images,
             source=options.input if is_hub_id(options.input) else None,
             command=reproduction(script, options),
+            plan=plan,
         )
     say(f"staged in {folder}: " + ", ".join(f"{name} ({count(len(part), 'row')})" for name, part in configs.items()))
     if options.dry_run:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from hf_mllm_aug.captioners.engine import Quantization
 from hf_mllm_aug.captioners.presets import VariantName
 
 if TYPE_CHECKING:
@@ -50,6 +51,17 @@ EngineOption = Annotated[
 BaseUrlOption = Annotated[
     str | None,
     typer.Option("--base-url", metavar="URL", help="Of the server, with --engine openai. [default: $OPENAI_BASE_URL]"),
+]
+CompileOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--compile/--no-compile",
+        help="Whether decoding is compiled, which changes no caption; on a GPU, and where it can be, if not given.",
+    ),
+]
+QuantizationOption = Annotated[
+    Quantization | None,
+    typer.Option("--quantization", help="Weights of eight bits: half the memory, slightly other captions."),
 ]
 MaxSamplesOption = Annotated[int | None, typer.Option("--max-samples", min=1, help="Read no more rows than this.")]
 ShardSizeOption = Annotated[int, typer.Option("--shard-size", min=1, help="Rows a shard: what an interruption costs.")]

@@ -12,11 +12,13 @@ from hf_mllm_aug.commands.options import (
     BaseUrlOption,
     BatchSizeOption,
     CaptionRuleOption,
+    CompileOption,
     DebugOption,
     EngineOption,
     ImageColumnOption,
     MaxSamplesOption,
     PresetOption,
+    QuantizationOption,
     RunDirOption,
     ShardSizeOption,
     SplitOption,
@@ -56,6 +58,8 @@ def plan(
     batch_size: BatchSizeOption = None,
     engine: EngineOption = "transformers",
     base_url: BaseUrlOption = None,
+    quantization: QuantizationOption = None,
+    compile: CompileOption = None,  # noqa: A002 (typer takes the name of the argument)
     keep_unsheared: Annotated[
         bool, typer.Option("--keep-unsheared", help="Reckon with whole texts, not with first sentences.")
     ] = False,
@@ -71,7 +75,15 @@ def plan(
     from hf_mllm_aug.long_runs.estimate import measure
     from hf_mllm_aug.sources import open_source
 
-    captioners = chosen_captioners(captioner, preset, batch_size=batch_size, engine=engine, base_url=base_url)
+    captioners = chosen_captioners(
+        captioner,
+        preset,
+        batch_size=batch_size,
+        engine=engine,
+        base_url=base_url,
+        quantization=quantization,
+        compile=compile,
+    )
     shear = Shear(rule=chosen_rule(rule, preset))
     with quiet.progress(wanted=False):
         dataset = open_source(source, split=split, image_column=image_column, max_samples=max_samples)

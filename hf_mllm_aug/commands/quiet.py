@@ -21,6 +21,8 @@ def set_up(debug: bool) -> None:
     if debug:
         return
     warnings.simplefilter("ignore")
+    for chatty in ("torchao", "torch.utils._pytree"):  # where torchao is installed, transformers imports it
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     # Read by each library when it is imported; a person's own setting wins.
     os.environ.setdefault("DATASETS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from hf_mllm_aug.captioners.pipeline import Stopwatch, caption_rows
+from hf_mllm_aug.captioners.pipeline import Work, caption_works
+from hf_mllm_aug.captioners.rows import Rows
+from hf_mllm_aug.captioners.stopwatch import Stopwatch
 from hf_mllm_aug.long_runs.claims import Claims
 from hf_mllm_aug.long_runs.job import Job, tasks
 from hf_mllm_aug.long_runs.lookahead import Ahead
@@ -25,7 +27,8 @@ from hf_mllm_aug.long_runs.shard_files import ERROR, KEY, ROW, STATUS, caption_s
 if TYPE_CHECKING:
     from hf_mllm_aug.captioners.pipeline import Caption
 
-_BLOCKS_AHEAD = 2
+_NO_ROWS = Rows([], [], {}, single=False)
+_BLOCKS_AHEAD = 1  # and one more that the thread holds, each with its first pictures decoded
 _SHARDS_BEING_WRITTEN = 2
 _POLL = 0.5  # seconds between two looks at what others are doing
 _PATIENCE = 120.0  # seconds after which, with nothing else to do, what another has claimed is done here too
@@ -52,15 +55,11 @@ def work(job: Job, shards: Iterable[int], finished: Callable[[ShardReport], None
             works = stack.enter_context(Ahead(fetched(job, works), 1, "fetch-ahead", stop))
         items = stack.enter_context(Ahead(blocks(job, works), _BLOCKS_AHEAD, "read-ahead", stop))
         stack.callback(stop.set)  # before any of them is waited for
-        waiting = time.perf_counter()
-        for item in items:
-            seconds = (item.work if isinstance(item, Block) else item).seconds
-            seconds["reading"] = seconds.get("reading", 0.0) + time.perf_counter() - waiting
-            if isinstance(item, Block):
-                _caption(job, item)
+        for done in caption_works(_works(items), job.rank):
+            if isinstance(done.tag, Block):
+                _shear(job, done)
             else:
-                writer.submit(_finish, job, item, claims, finished)
-            waiting = time.perf_counter()
+                writer.submit(_finish, job, done.tag, claims, finished)
 
 
 class _Writer:
@@ -130,14 +129,35 @@ def _claimed(job: Job, shards: Iterable[int], claims: Claims, stop: threading.Ev
             return
 
 
-def _caption(job: Job, block: Block) -> None:
-    members = [task.stage.captioner for task in block.tasks if task.stage.captioner is not None]
+def _works(items: Ahead[Block | ShardWork]) -> Iterator[Work | None]:
+    """What is read, as works: blocks to be captioned, and shards behind theirs. None while nothing is there.
+
+    What is begun is done first then: the next shard may have to wait for another process, which may wait for ours.
+    """
+    following = iter(items)
+    while True:
+        if not items.is_ready():
+            yield None
+        start = time.perf_counter()
+        item = next(following, None)
+        if item is None:
+            return
+        watch = Stopwatch((item.work if isinstance(item, Block) else item).seconds)
+        watch.add("reading", time.perf_counter() - start)
+        if isinstance(item, Block):
+            members = [task.stage.captioner for task in item.tasks if task.stage.captioner is not None]
+            yield Work(members, item.rows, watch, tag=item)
+        else:
+            yield Work([], _NO_ROWS, watch, tag=item)
+
+
+def _shear(job: Job, work: Work) -> None:
+    """Keep a block's captions with its tasks, sheared."""
+    block: Block = work.tag
     if job.augment is None:
         return
-    watch = Stopwatch(block.work.seconds)
-    captions = caption_rows(members, block.rows, job.rank, watch)
-    with watch.phase("shearing"):
-        for task, column in zip(block.tasks, captions, strict=True):
+    with work.watch.phase("shearing"):
+        for task, column in zip(block.tasks, work.captions, strict=True):
             rows = zip(block.numbers, block.rows.keys, column, block.references, strict=True)
             for number, key, caption, reference in rows:
                 task.results.append(_row(number, key, caption, job.augment.sheared(caption, reference)))

@@ -73,6 +73,10 @@ class Ahead(Generic[T]):
                 return
             yield item
 
+    def is_ready(self) -> bool:
+        """Whether the next item can be had without waiting."""
+        return not self._queue.empty()
+
     def __enter__(self) -> Ahead[T]:
         return self
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -109,6 +108,8 @@ def _fetch(job: Job, work: ShardWork, task: Task) -> pa.Table:
     table = task.table(fetch_schema())
     if work.is_shard(job):
         job.shards.write(task.stage, work.shard, table)
+    for row in task.results:
+        del row[IMAGE]  # the table has it
     return table
 
 
@@ -116,6 +117,7 @@ def blocks(job: Job, works: Iterable[ShardWork]) -> Iterator[Block | ShardWork]:
     """The blocks of each shard, and behind them the shard itself: all of it has been read."""
     members = job.augment.members if job.augment is not None else ()
     window = max((member.micro_batch for member in members), default=1)
+    give_back = job.source.giving_back()  # by this thread: the one of the model has better things to do
     with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1), thread_name_prefix="decode-ahead") as pool:
         for work in works:
             for part in parts(work.tasks):
@@ -123,11 +125,13 @@ def blocks(job: Job, works: Iterable[ShardWork]) -> Iterator[Block | ShardWork]:
                     # `caption_rows` decodes ahead too, but of a call's first pictures there is nothing ahead.
                     head = pool.map(_decoded, block.rows.images[:window])
                     block.rows.images[:window] = [
-                        get if image is None else functools.partial(_give, image)
+                        get if image is None else _Early(image, get)
                         for get, image in zip(block.rows.images[:window], head, strict=True)
                     ]
                     yield block
+                    give_back()
             yield work
+            give_back()
 
 
 def _blocks(job: Job, work: ShardWork, part: list[Task], size: int) -> Iterator[Block]:
@@ -194,5 +198,18 @@ def _decoded(get: Any) -> PilImage.Image | None:
         return None
 
 
-def _give(image: PilImage.Image) -> PilImage.Image:
-    return image
+class _Early:
+    """Gives a picture that was decoded beforehand, and keeps it no longer: blocks wait for their last picture.
+
+    Args:
+        image: The picture.
+        get: Gives it, for whoever asks again.
+    """
+
+    def __init__(self, image: PilImage.Image, get: Callable[[], Any]) -> None:
+        self._image: PilImage.Image | None = image
+        self._get = get
+
+    def __call__(self) -> Any:
+        image, self._image = self._image, None
+        return self._get() if image is None else image

@@ -17,6 +17,9 @@ from typing import Any
 from hf_mllm_aug.errors import AugError
 from hf_mllm_aug.loaders.picture_folder import SUFFIXES
 
+OTHER = "other reasons"
+_MOST_REASONS = 1000  # a captioner's, that are counted apart: some name a host, of which there are as many as rows
+
 
 def reason_of(failure: str) -> str:
     """A failure's reason without the picture's name, so that equal reasons are counted together.
@@ -78,7 +81,7 @@ class Summary:
         rows: In them.
         elapsed: Seconds by the clock.
         worked: Rows by stage.
-        failures: By stage and reason.
+        failures: By stage and reason; beyond a thousand of them those that are new count as `OTHER`.
         tokens: Generated, by captioner.
         seconds: By phase, as in `ShardReport`.
     """
@@ -100,7 +103,9 @@ class Summary:
         for phase, seconds in report.seconds.items():
             self.seconds[phase] += seconds  # type: ignore[assignment]
         for stage, found in report.failures.items():
-            self.failures.setdefault(stage, Counter()).update(found)
+            known = self.failures.setdefault(stage, Counter())
+            for reason, times in found.items():
+                known[reason if reason in known or len(known) < _MOST_REASONS else OTHER] += times
 
     @property
     def images_per_second(self) -> float:

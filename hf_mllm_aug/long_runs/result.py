@@ -59,7 +59,7 @@ def gather(job: Job, shards: Sequence[int], split: Any, *, pictures: bool = True
     kept = [name for name in whole if name not in added]  # a column of the source by the same name is replaced
     if not any(job.shards.size(stage, shard) for stage in job.stages for shard in shards):
         return Dataset.from_dict({name: [] for name in whole}, features=whole, split=split)
-    new = _write(job, shards, added, (_table(job, shard, added) for shard in shards), "added", split)
+    new = _write(job, shards, added, _tables(job, shards, added), "added", split)
     if not kept:
         return new.select_columns(list(whole))
     if isinstance(job.source, MapSource):
@@ -90,6 +90,14 @@ def _slices(source: MapSource, shards: Sequence[int]) -> Dataset:
     size, end = source.shard_size, source.rows
     views = [source.dataset.select(range(shard * size, min((shard + 1) * size, end))) for shard in shards]
     return concatenate_datasets(views)
+
+
+def _tables(job: Job, shards: Sequence[int], added: Features) -> Iterator[pa.Table]:
+    give_back = job.source.giving_back()
+    for shard in shards:
+        yield _table(job, shard, added)
+        give_back()
+    give_back(now=True)
 
 
 def _table(job: Job, shard: int, added: Features) -> pa.Table:
@@ -157,8 +165,9 @@ def key_column(job: Job) -> str:
 
 
 def _streamed(job: Job, shards: Sequence[int], kept: Features) -> Iterator[dict[str, list[Any]]]:
-    key = key_column(job)
+    key, give_back = key_column(job), job.source.giving_back()
     for shard in shards:
+        give_back()
         stage = job.stages[0]
         found = job.shards.read(stage, shard, [KEY])
         if found is None:

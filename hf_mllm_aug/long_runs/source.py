@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from hf_mllm_aug.errors import UsageError
 from hf_mllm_aug.long_runs import fingerprints
+from hf_mllm_aug.long_runs.memory import GivingBack
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset, Features, IterableDataset
 
 _SAMPLE = 16  # rows of a stream that tell it from others
@@ -79,6 +81,9 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """A digest of what the rows are, equal on every machine."""
 
+    def giving_back(self) -> GivingBack:
+        """What gives back the memory that reading takes."""
+
     def read(self, shard: int, size: int, columns: Sequence[str]) -> Iterator[Batch]:
         """The rows of a shard.
 
@@ -119,9 +124,18 @@ class MapSource:
 
     def fingerprint(self) -> str:
         """See `Source`."""
-        return fingerprints.fingerprint(
-            self.features, lambda names: self.dataset.select_columns(names).with_format("arrow").iter(1000)
-        )
+        return fingerprints.fingerprint(self.features, self._tables)
+
+    def _tables(self, names: list[str]) -> Iterator[pa.Table]:
+        give_back = self.giving_back()
+        for table in self.dataset.select_columns(names).with_format("arrow").iter(1000):
+            yield table
+            give_back()
+        give_back(now=True)
+
+    def giving_back(self) -> GivingBack:
+        """See `Source`."""
+        return GivingBack(self.dataset.data.table)
 
     def read(self, shard: int, size: int, columns: Sequence[str]) -> Iterator[Batch]:
         """See `Source`."""
@@ -182,6 +196,10 @@ class StreamSource:
 
         found = fingerprints.fingerprint(self.features, tables) if rows else ""
         return hashlib.sha256(f"{self._own} {found}".encode()).hexdigest()
+
+    def giving_back(self) -> GivingBack:
+        """See `Source`."""
+        return GivingBack()
 
     def read(self, shard: int, size: int, columns: Sequence[str]) -> Iterator[Batch]:
         """See `Source`."""

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from datasets import load_dataset
 
 import hf_mllm_aug
+from tests.warm_python import python
 
 ROOT = Path(hf_mllm_aug.__file__).parents[1]
 NAME = "random-llava"
@@ -25,7 +25,7 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def run_command(*words: str | Path, env: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "hf_mllm_aug", *map(str, words)]
+    command = [*python(), "-m", "hf_mllm_aug", *map(str, words)]
     return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=240, check=False)
 
 

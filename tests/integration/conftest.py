@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 import hf_mllm_aug
 from hf_mllm_aug.loopback_hub import LoopbackHub
 from tests.integration.command_line import Run, environment, run_command
+from tests.warm_python import python
 
 TOKEN = "hf_loopbacktesttokenloopbacktest"
 
@@ -69,7 +69,7 @@ class Client:
         self.env = env
 
     def start(self, code: str, **env: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", PREAMBLE + code]
+        command = [*python(), "-c", PREAMBLE + code]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, env={**self.env, **env}, stdout=pipe, stderr=pipe, text=True)
 

@@ -5,7 +5,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +21,7 @@ from hf_mllm_aug.loopback_hub import LoopbackHub
 from hf_mllm_aug.schema import caption_column, error_column, generated_column
 from tests.integration.command_line import NAME, Run, assert_one_line, load, run_command
 from tests.integration.test_convert import options, sources  # noqa: F401 - a fixture
+from tests.warm_python import python
 
 COMMANDS = [
     "demo",
@@ -42,10 +42,10 @@ COMMANDS = [
 
 
 def test_caption_tells_rows_failures_by_reason_speed_and_what_is_next(
-    captioned: tuple[subprocess.CompletedProcess[str], Path],
+    captioned: tuple[subprocess.CompletedProcess[str], Path], photos: Path
 ) -> None:
     said = captioned[0].stdout
-    assert f"11 pictures of {captioned[0].args[4]}" in said
+    assert f"11 pictures of {photos}" in said
     assert f"{NAME}: 10 captioned, 1 failed" in said
     assert "1 x not a picture in a known format" in said
     assert "images/s" in said
@@ -199,7 +199,7 @@ rows = load_dataset("local/photos", {NAME!r}, split="train")
 pictures = load_dataset("local/photos", split="train")["image"]
 print(json.dumps([rows["key"][:], rows["caption"][:], sum(picture is not None for picture in pictures)]))
 """
-    read = subprocess.run([sys.executable, "-c", reader], env=hub_env, capture_output=True, text=True, check=True)
+    read = subprocess.run([*python(), "-c", reader], env=hub_env, capture_output=True, text=True, check=True)
     keys, captions, pictures = json.loads(read.stdout)
     rows = load(staged, NAME, tmp_path / "cache")
     assert (keys, captions, pictures) == (rows["key"][:], rows["caption"][:], 10)
@@ -217,7 +217,7 @@ def test_publish_leaves_pictures_out_when_asked(staged: Path, hub_env: dict[str,
     done = run_command("publish", staged, "local/captions", "--images", "none", env=hub_env, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     reader = 'from datasets import load_dataset; print(load_dataset("local/captions", split="train").column_names)'
-    read = subprocess.run([sys.executable, "-c", reader], env=hub_env, capture_output=True, text=True, check=True)
+    read = subprocess.run([*python(), "-c", reader], env=hub_env, capture_output=True, text=True, check=True)
     assert "'caption'" in read.stdout
     assert "'image'" not in read.stdout
 

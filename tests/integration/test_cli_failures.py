@@ -4,6 +4,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,27 @@ from hf_mllm_aug.loopback_hub import LoopbackHub
 from hf_mllm_aug.schema import caption_column
 from hf_mllm_aug.staged import check_free
 from tests.integration.command_line import NAME, Run, assert_one_line, environment, run_command
+from tests.warm_python import python
+
+
+@pytest.fixture(scope="module", autouse=True)
+def asking_a_hub_that_is_down(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
+    """A command whose source is on a Hub that is down; its client tries for half a minute, beside the other tests."""
+    place = tmp_path_factory.mktemp("hub-that-is-down")
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        [*python(), "-m", "hf_mllm_aug", "caption", "me/photos", "--captioner", "tiny-llava", "--out", "o"],
+        env=environment(place / "home"),
+        cwd=place,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_an_unknown_captioner_gets_the_nearest_name_offered(run: Run, photos: Path, tmp_path: Path) -> None:
@@ -124,14 +146,6 @@ def test_a_token_that_is_wrong_publishes_nothing(
     assert hub.count("POST", "/commit/") == 0
 
 
-@pytest.mark.slow  # the client tries for half a minute
-def test_a_source_on_a_hub_that_is_down(run: Run) -> None:
-    done = run("caption", "me/photos", "--captioner", "tiny-llava", "--out", "o")
-    assert done.returncode == 1
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert "me/photos" in done.stderr
-
-
 def test_debug_shows_where_it_happened(run: Run, tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     done = run("publish", "notes", "me/notes", "--debug")
@@ -174,3 +188,10 @@ def test_an_interruption_leaves_nothing_half_made(photos: Path, random_llava: Pa
     # An interruption inside of a destructor is shown by Python itself, and changes nothing.
     assert "Traceback" not in stderr.partition("Exception ignored")[0]
     assert {path.name for path in tmp_path.iterdir()} <= {"home", "many", "out.run"}
+
+
+def test_a_source_on_a_hub_that_is_down(asking_a_hub_that_is_down: subprocess.Popen[str]) -> None:
+    _, stderr = asking_a_hub_that_is_down.communicate(timeout=240)
+    assert asking_a_hub_that_is_down.returncode == 1
+    assert len(stderr.splitlines()) == 1, stderr
+    assert "me/photos" in stderr

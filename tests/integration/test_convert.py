@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from hf_mllm_aug.errors import AugError, CheckpointError, OutputExistsError, Usa
 from hf_mllm_aug.mllms.minigpt4 import MiniGPT4ForConditionalGeneration
 from hf_mllm_aug.mllms.minigpt4_convert import convert_minigpt4
 from tests.golden_minigpt4 import EXPECTED, GOLDEN, SIZES
+from tests.warm_python import python
 from tests.weights import Malicious
 
 VIT, QFORMER, PROJECTION = "eva_vit_g.pth", "blip2_pretrained_flant5xxl.pth", "pretrained_minigpt4.pth"
@@ -85,7 +85,7 @@ def load(folder: Path) -> Any:
 
 def run(*words: str | Path, **how: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *map(str, words)], capture_output=True, text=True, timeout=180, check=False, **how
+        [*python(), *map(str, words)], capture_output=True, text=True, timeout=180, check=False, **how
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from hf_mllm_aug import Augment
 from hf_mllm_aug.loopback_hub import LoopbackHub
 from tests.integration.command_line import assert_one_line
 from tests.integration.conftest import TOKEN, Client
+from tests.warm_python import python
 from tests.web_server import WebServer, answer
 
 ROOT = Path(hf_mllm_aug.__file__).parents[1]
@@ -51,7 +54,7 @@ def web(pictures: list[bytes]) -> Iterator[WebServer]:
 
 
 def command(name: str, *words: str | Path) -> list[str]:
-    return [sys.executable, str(ROOT / "dataset_scripts" / f"{name}.py"), *map(str, words)]
+    return [*python(), str(ROOT / "dataset_scripts" / f"{name}.py"), *map(str, words)]
 
 
 def run(name: str, *words: str | Path, env: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -126,6 +129,11 @@ def test_cc3m_from_its_list_of_addresses(
     assert [item["name"] for item in data["hf_mllm_aug"]["captioners"]] == ["tiny-llava"]
     command_line = "uv run cc3m.py Train_GCC-training.tsv me/aug --captioner tiny-llava --max-samples 11"
     assert command_line in card.splitlines()
+    assert re.search(
+        r"^Plan of the run: 11 rows in 1 shard of 1,024, source fingerprint [0-9a-f]{16}; hf-mllm-aug \S+, torch ",
+        html.unescape(card),
+        re.MULTILINE,
+    )
     assert "sharma2018conceptual" in card
     assert str(tmp_path) not in card
     assert TOKEN not in card + done.stdout + done.stderr

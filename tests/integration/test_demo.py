@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from hf_mllm_aug import demo
 from hf_mllm_aug.errors import OutputExistsError
 from hf_mllm_aug.loopback_hub import LoopbackHub
 from hf_mllm_aug.schema import caption_column
+from tests.warm_python import python
 
 ROOT = Path(hf_mllm_aug.__file__).parents[1]
 CAPTIONERS = ("tiny-llava", "tiny-minigpt-4", "tiny-qwen-vl", "tiny-otter")
@@ -29,7 +29,7 @@ def _demo(cwd: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str
         "HF_HOME": str(cwd / "home"),
     }
     return subprocess.run(
-        [sys.executable, "-m", "hf_mllm_aug", "demo", *words],
+        [*python(), "-m", "hf_mllm_aug", "demo", *words],
         env={**clean, "PYTHONPATH": path, **settings, **env},
         cwd=cwd,
         capture_output=True,

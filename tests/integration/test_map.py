@@ -20,6 +20,7 @@ from PIL import Image
 
 import hf_mllm_aug
 from hf_mllm_aug import Augment, Captioner
+from tests.warm_python import python
 
 COLUMN, ERROR = "caption_random_llava", "error_random_llava"
 
@@ -294,9 +295,14 @@ print(json.dumps({"captions": mapped["caption_random_llava"][:], "loaded": loade
 
 
 def _run(folder: Path, checkpoint: Path, cache: Path, mode: str) -> dict[str, Any]:
+    threads = {} if mode == "map" else {"OMP_NUM_THREADS": "4"}
     finished = subprocess.run(
-        [sys.executable, "-c", _SCRIPT, str(folder), str(checkpoint), str(cache), mode],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "4"},
+        [*python(), "-c", _SCRIPT, str(folder), str(checkpoint), str(cache), mode],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            **threads,
+        },
         capture_output=True,
         text=True,
         timeout=240,

@@ -18,6 +18,7 @@ import yaml  # type: ignore[import-untyped,unused-ignore]
 
 from hf_mllm_aug import metric_path, retrieval_recall
 from hf_mllm_aug.errors import UnknownNameError
+from tests.warm_python import python
 
 FOLDER = Path(metric_path("retrieval_recall"))
 
@@ -86,7 +87,7 @@ scores = evaluate.load(metric_path("retrieval_recall")).compute(
 print(scores)
 """
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [*python(), "-c", program],
         env={**os.environ, "HF_HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])},
         cwd=tmp_path,
         capture_output=True,
@@ -142,7 +143,7 @@ for inputs in (["[[1.0", *app.EXAMPLE[1:]], ["[[1.0, 0.0]]", *app.EXAMPLE[1:]], 
 print(json.dumps(app.score(*app.EXAMPLE)))
 """
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [*python(), "-c", program],
         env={**os.environ, "HF_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join([str(space), *sys.path])},
         cwd=space,
         capture_output=True,

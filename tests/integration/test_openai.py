@@ -24,6 +24,7 @@ from hf_mllm_aug.captioners import engine, presets
 from hf_mllm_aug.captioners.decoding import resolve
 from hf_mllm_aug.captioners.engine import Generated, Request
 from tests.chat_server import ChatServer, Question, cut, says, stalled, status
+from tests.warm_python import python
 
 # Pictures of the miniature, which has no conversation: what stands before the answer is the prompt alone.
 _TEMPLATE = (
@@ -131,7 +132,7 @@ def serving(folder: Path, home: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [str(Path(sys.executable).parent / "transformers"), "serve", str(folder), "--device", "cpu"]
+    command = [*python(), str(Path(sys.executable).parent / "transformers"), "serve", str(folder), "--device", "cpu"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(home), "OMP_NUM_THREADS": "1"}
     log = home / "serve.log"

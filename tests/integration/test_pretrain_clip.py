@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from hf_mllm_aug import save_configs, to_configs
 from hf_mllm_aug.demo import PICTURES
 from tests.integration.command_line import ROOT, environment
 from tests.tiny_dual_encoders import ARCHITECTURES, tokenizer
+from tests.warm_python import python
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +65,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(processes: int, *words: str | Path) -> list[str]:
+def command(processes: int, *words: str | Path, first: Sequence[str] = (sys.executable,)) -> list[str]:
+    """The command line of some processes; ``first`` says how each Python begins, the launcher and what it launches."""
     launch = [
         "-m",
         "accelerate.commands.launch",
@@ -75,7 +78,8 @@ def command(processes: int, *words: str | Path) -> list[str]:
     ]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     options = ["--lr", "0.01", "--warmup", "3", "--save-every", "2"]
-    return [sys.executable, *(launch if processes > 1 else []), str(EXAMPLE), *options, *map(str, words)]
+    launch += ["--no_python", *first]
+    return [*first, *(launch if processes > 1 else []), str(EXAMPLE), *options, *map(str, words)]
 
 
 def surroundings(place: Path) -> dict[str, str]:
@@ -85,7 +89,12 @@ def surroundings(place: Path) -> dict[str, str]:
 
 def train(place: Path, processes: int, *words: str | Path) -> None:
     done = subprocess.run(
-        command(processes, *words), env=surroundings(place), cwd=place, capture_output=True, text=True, timeout=240
+        command(processes, *words, first=python()),
+        env=surroundings(place),
+        cwd=place,
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr[-4000:]
 
@@ -214,7 +223,7 @@ def test_parts_of_the_loss_add_up_to_that_of_the_whole_batch_and_so_do_gradients
         words = map(str, [program, EXAMPLE.parent, rank, 2, *paths])
         processes.append(
             subprocess.Popen(
-                [sys.executable, *words], env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
+                [*python(), *words], env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
             )
         )
     for process in processes:

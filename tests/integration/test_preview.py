@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 
@@ -15,11 +14,12 @@ from hf_mllm_aug.loopback_hub import LoopbackHub
 from tests.integration.command_line import Run, assert_one_line, environment, run_command
 from tests.integration.conftest import Client
 from tests.preview_folders import stage
+from tests.warm_python import python
 
 
 def start(*words: str | Path, env: dict[str, str]) -> tuple[subprocess.Popen[str], str]:
     """A running preview and its address."""
-    command = [sys.executable, "-m", "hf_mllm_aug", "preview", *map(str, words), "--no-open"]
+    command = [*python(), "-m", "hf_mllm_aug", "preview", *map(str, words), "--no-open"]
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     line = process.stdout.readline() if process.stdout else ""
     address = re.search(r"http://127\.0\.0\.1:\d+/", line)

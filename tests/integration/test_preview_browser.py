@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ import pytest
 from tests.browser import Chromium, Visit, chromium
 from tests.integration.command_line import environment
 from tests.preview_page import HOSTILE, current, keys, labels, stage_misbehaving
+from tests.warm_python import python
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def address(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The preview's own process; its address is what it prints."""
     env = environment(tmp_path_factory.mktemp("home"))
-    command = [sys.executable, "-m", "hf_mllm_aug", "preview", str(folder), "--no-open"]
+    command = [*python(), "-m", "hf_mllm_aug", "preview", str(folder), "--no-open"]
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         line = process.stdout.readline() if process.stdout else ""

@@ -26,6 +26,7 @@ from hf_mllm_aug.errors import AugError, CaptionError, UsageError
 from hf_mllm_aug.long_runs import LongRun, on_ray
 from tests.conftest import picture_bytes
 from tests.integration.command_line import assert_one_line, environment
+from tests.warm_python import python
 
 pytestmark = pytest.mark.slow
 
@@ -390,7 +391,7 @@ def test_without_ray_one_line_says_what_to_install(tmp_path: Path, random_llava:
         f"sys.argv[1:] = ['caption', 'photos', '--captioner', {str(random_llava)!r}, '--out', 'out', *sys.argv[1:]]; "
         "sys.exit(main())"
     )
-    command = [sys.executable, "-c", code]
+    command = [*python(), "-c", code]
     settings: dict[str, Any] = {"cwd": tmp_path, "env": environment(tmp_path / "home"), "timeout": PATIENCE}
     refused = subprocess.run([*command, "--executor", "ray"], **settings, capture_output=True, text=True, check=False)
     assert_one_line(refused, 2, "executor='ray'", "pip install 'hf-mllm-aug[ray]'")

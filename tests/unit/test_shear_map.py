@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import subprocess
-import sys
 from typing import Any
 
 import pytest
 
 from hf_mllm_aug.errors import ColumnError
 from hf_mllm_aug.shearing import Shear, shear
+from tests.warm_python import python
 
 ROWS: dict[str, list[Any]] = {
     "key": ["0", "1", "2"],
@@ -76,9 +76,7 @@ def test_fingerprint_depends_on_settings_and_code_version_alone(monkeypatch: pyt
     hasher = pytest.importorskip("datasets.fingerprint").Hasher
     here = hasher.hash(Shear(max_words=7))
     for arguments in ([""], ["", "used"]):
-        there = subprocess.run(
-            [sys.executable, "-c", HASH, *arguments], capture_output=True, text=True, check=True
-        ).stdout
+        there = subprocess.run([*python(), "-c", HASH, *arguments], capture_output=True, text=True, check=True).stdout
         assert there.strip() == here
     assert hasher.hash(Shear(max_words=8)) != here
     assert hasher.hash(Shear(rule="seed", max_words=7)) != here

@@ -54,6 +54,7 @@ def _of_style(key: ModelKey, config: Any) -> Prompter:
     from hf_mllm_aug.captioners.prompters.chat import ChatPrompter
     from hf_mllm_aug.captioners.prompters.loading import load_image_processor, load_processor, load_tokenizer
     from hf_mllm_aug.captioners.prompters.native import NativePrompter, is_native
+    from hf_mllm_aug.captioners.prompters.pixels import lean
     from hf_mllm_aug.captioners.prompters.plain import PlainPrompter
     from hf_mllm_aug.captioners.prompters.segments import SegmentPrompter
 
@@ -63,7 +64,7 @@ def _of_style(key: ModelKey, config: Any) -> Prompter:
     if style == "segments":
         if kind != "llava":
             raise CheckpointError(f"{key.label}: the prompt style 'segments' is LLaVA's, but its model type is {kind}")
-        return SegmentPrompter(load_image_processor(key), load_tokenizer(key), config)
+        return SegmentPrompter(lean(load_image_processor(key)), load_tokenizer(key), config)
     if style == "plain" and kind not in FORMS:
         raise CheckpointError(
             f"{key.label}: no prompt form is documented for the model type {kind}; the prompt style 'plain' knows "
@@ -74,6 +75,7 @@ def _of_style(key: ModelKey, config: Any) -> Prompter:
             f"{key.label}: the prompt style 'native' is for the models of this package, but its model type is {kind}"
         )
     processor = load_processor(key, config)
+    processor.image_processor = lean(processor.image_processor)
     if style == "native":
         return NativePrompter(processor)
     own, borrowed = (bool(getattr(part, "chat_template", None)) for part in (processor, processor.tokenizer))

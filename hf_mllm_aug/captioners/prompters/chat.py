@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hf_mllm_aug.captioners.prompters.forms import resolve
+from hf_mllm_aug.captioners.prompters.pixels import scaling_of
 from hf_mllm_aug.captioners.prompters.prompter import halves, model_inputs, pad_on_the_left
 from hf_mllm_aug.errors import CheckpointError
 
@@ -28,6 +29,7 @@ class ChatPrompter:
         self.tokenizer = processor.tokenizer
         pad_on_the_left(self.tokenizer)
         self._processor = processor
+        self.scaling = scaling_of(processor.image_processor)
         self._config = config
 
     def inputs(self, images: Sequence[PilImage.Image], prompt: str) -> dict[str, torch.Tensor]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_mllm_aug.captioners.presets import IMAGE_MARK
 from hf_mllm_aug.captioners.prompters.forms import resolve
+from hf_mllm_aug.captioners.prompters.pixels import scaling_of
 from hf_mllm_aug.captioners.prompters.prompter import halves, pad_on_the_left
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class NativePrompter:
         self.tokenizer = processor.tokenizer
         pad_on_the_left(self.tokenizer)
         self._processor = processor
+        self.scaling = scaling_of(processor.image_processor)
 
     def inputs(self, images: Sequence[PilImage.Image], prompt: str) -> dict[str, torch.Tensor]:
         """See `Prompter`. Without ``<image>`` in the prompt the picture comes first."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hf_mllm_aug.captioners.prompters.forms import Form, resolve
+from hf_mllm_aug.captioners.prompters.pixels import scaling_of
 from hf_mllm_aug.captioners.prompters.prompter import halves, model_inputs, pad_on_the_left
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class PlainPrompter:
             if getattr(processor, name) is None:
                 setattr(processor, name, getattr(config, attribute))
         self._processor = processor
+        self.scaling = scaling_of(processor.image_processor)
         self._form = form
         self._config = config
 

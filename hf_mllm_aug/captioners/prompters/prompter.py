@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image as PilImage
 
+    from hf_mllm_aug.captioners.prompters.pixels import Scaling
+
 
 # What configurations call the token that stands for a picture.
 _MARKS = ("image_token_id", "image_token_index")
@@ -21,6 +23,8 @@ class Prompter(Protocol):
     """Prepares a model's inputs."""
 
     tokenizer: Any
+    scaling: Scaling | None
+    """What turns ``pixel_values`` of bytes into what the model takes; None where they come as floats."""
 
     def inputs(self, images: Sequence[PilImage.Image], prompt: str) -> dict[str, torch.Tensor]:
         """Prepare a micro-batch.
@@ -31,7 +35,7 @@ class Prompter(Protocol):
 
         Returns:
             What the model's ``generate`` takes: left-padded ``input_ids`` (n, length), ``attention_mask`` of the same
-            shape, pixels and what else there is.
+            shape, pixels (to be scaled, if they are bytes) and what else there is.
         """
         ...
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hf_mllm_aug.captioners.prompters.forms import resolve
+from hf_mllm_aug.captioners.prompters.pixels import scaling_of
 from hf_mllm_aug.captioners.prompters.prompter import halves
 from hf_mllm_aug.mllms.processing import with_lost_space
 
@@ -22,7 +23,7 @@ class SegmentPrompter:
     """LLaVA-1.5's form, without a conversation.
 
     Args:
-        image_processor: Of transformers, PIL back end.
+        image_processor: Of transformers, PIL back end, or its `LeanPixels`.
         tokenizer: Of transformers.
         config: The model's; says which token stands for the picture and how many it takes.
     """
@@ -30,6 +31,7 @@ class SegmentPrompter:
     def __init__(self, image_processor: Any, tokenizer: Any, config: Any) -> None:
         self.tokenizer = tokenizer
         self._image_processor = image_processor
+        self.scaling = scaling_of(image_processor)
         self._image_token = config.image_token_id
         self._patch = config.vision_config.patch_size
         drops_first = config.vision_feature_select_strategy == "default"

@@ -32,6 +32,12 @@ URL = "http://127.0.0.1:8000/v1"
         ({"device": "cuda:0"}, "device='cuda:0' means nothing to the engine 'openai': the server has its own"),
         ({"device": "cuda:0", "engine": "vllm"}, "the engine 'vllm': set CUDA_VISIBLE_DEVICES"),
         ({"dtype": "float16"}, "dtype='float16' means nothing to the engine 'openai'"),
+        ({"compile": False}, "compile=False means nothing to the engine 'openai', which sees to it itself"),
+        ({"compile": True, "engine": "vllm"}, "compile=True means nothing to the engine 'vllm'"),
+        (
+            {"compile": True, "engine": "transformers", "generation": {"num_beams": 2}},
+            "compile=True does not go with beams",
+        ),
         ({"prompt_style": "segments"}, "prompt_style='segments' cannot be had from a server"),
         ({"generation": {"num_beams": 3}}, "the engine 'openai' has no num_beams; the engine 'transformers' has"),
         (

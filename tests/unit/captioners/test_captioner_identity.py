@@ -89,6 +89,13 @@ def test_a_preset_of_ones_own_travels_in_the_pickle(own_preset: Preset) -> None:
     assert pickle.loads(pickled).resolved_prompt == "What is <image>?"
 
 
+def test_whether_decoding_is_compiled_is_in_no_hash_but_in_the_pickle() -> None:
+    hashes = {hashed(Captioner(compile=choice)) for choice in (True, False, None)}
+    assert len(hashes) == 1
+    assert hashed(Captioner(compile=True, seed=1)) not in hashes
+    assert pickle.loads(pickle.dumps(Captioner(compile=False))).compile is False
+
+
 def test_the_hash_sees_the_version_that_finds_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
     stopping, plain = Captioner(sentence_stop=True), Captioner()
     before = hashed(stopping), hashed(plain)

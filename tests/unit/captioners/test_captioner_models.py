@@ -167,11 +167,11 @@ def test_when_memory_is_short_the_micro_batch_is_halved(
     model: Any = engine.loaded(captioner.model_key(None))
     original, sizes = model._decode, []
 
-    def short_of_memory(inputs: Any, keys: Any, request: Any) -> Any:
+    def short_of_memory(lane: Any, inputs: Any, keys: Any, request: Any) -> Any:
         sizes.append(len(keys))
         if len(keys) > 2:
             raise shortage
-        return original(inputs, keys, request)
+        return original(lane, inputs, keys, request)
 
     monkeypatch.setattr(model, "_decode", short_of_memory)
     monkeypatch.setattr(model, "max_batch", None)

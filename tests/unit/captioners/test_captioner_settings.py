@@ -35,6 +35,8 @@ def test_an_unknown_captioner_is_offered_the_nearest_name() -> None:
     [
         ({"engine": "transformer"}, "unknown engine 'transformer': did you mean 'transformers'"),
         ({"dtype": "fp16"}, "unknown dtype 'fp16'"),
+        ({"quantization": "int4"}, "unknown quantization 'int4': did you mean 'int8'"),
+        ({"compile": "yes"}, "compile='yes' must be True, False or None"),
         ({"on_error": "skip"}, "unknown on_error 'skip'"),
         ({"max_new_tokens": True}, "max_new_tokens=True must be an integer of 1 or more"),
         ({"seed": "x"}, "seed='x' must be an integer"),

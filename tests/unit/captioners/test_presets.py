@@ -9,7 +9,6 @@ import json
 import pickle
 import re
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from hf_mllm_aug.card import build_card
 from hf_mllm_aug.configs import to_configs
 from hf_mllm_aug.errors import CheckpointError, UsageError
 from tests.card_rows import captioner_row
+from tests.warm_python import python
 
 # As the released scripts have them: prompt, decoding, what ends a caption.
 MINIGPT_4 = (
@@ -359,7 +359,7 @@ def test_without_their_package_the_other_miniatures_are_named_and_not_there() ->
         "except ValueError as error:\n"
         "    print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([*python(), "-c", code], capture_output=True, text=True, check=True)
     embedded, failure = done.stdout.splitlines()
     assert embedded == "['tiny-llava']"
     assert "'tiny-otter' needs the package hf-mllm-aug-miniatures, which is not installed" in failure

@@ -6,7 +6,6 @@ import logging
 import pickle
 import random
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, Val
 from hf_mllm_aug.errors import ColumnError, UsageError
 from hf_mllm_aug.loaders import join
 from hf_mllm_aug.loaders.join import CaptionIndex, join_captions
+from tests.warm_python import python
 
 NOT_A_PICTURE = b"no decoder would take this"
 
@@ -237,7 +237,7 @@ def test_a_joined_stream_travels_to_another_process(tmp_path: Path) -> None:
     stream = join_captions(pictures(["b", "x", "a"]).to_iterable_dataset(), captions, column="c")
     (tmp_path / "stream.pickle").write_bytes(pickle.dumps(stream))
     code = "import pickle, sys; print([r['c'] for r in pickle.load(open(sys.argv[1], 'rb'))])"
-    command = [sys.executable, "-c", code, str(tmp_path / "stream.pickle")]
+    command = [*python(), "-c", code, str(tmp_path / "stream.pickle")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "['bee', None, 'ay']", done.stderr[-2000:]
 

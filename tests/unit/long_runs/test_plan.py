@@ -37,6 +37,14 @@ def test_a_plan_comes_back_as_it_was(rows: Dataset, captioner: Captioner, tmp_pa
     assert settle(open_store(tmp_path), plan) == plan
 
 
+def test_a_run_goes_on_with_and_without_compiling(rows: Dataset, captioner: Captioner, tmp_path: Path) -> None:
+    plan, compiled = plan_of(rows, captioner), plan_of(rows, replace(captioner, compile=True))
+    begin(tmp_path, plan)
+    assert settle(open_store(tmp_path), compiled) == plan
+    (stage,) = plan.captioners
+    assert compiled.digest(stage) == plan.digest(stage)
+
+
 def test_looking_writes_nothing(rows: Dataset, captioner: Captioner, tmp_path: Path) -> None:
     settle(open_store(tmp_path / "run"), plan_of(rows, captioner), write=False)
     assert not (tmp_path / "run").exists()
@@ -55,6 +63,7 @@ def test_looking_writes_nothing(rows: Dataset, captioner: Captioner, tmp_path: P
         ({"captioner": {"seed": 1}}, "one.decoding.seed: 0 in the folder, 1 now"),
         ({"captioner": {"generation": {"num_beams": 2}}}, "one.decoding.num_beams: 1 in the folder, 2 now"),
         ({"captioner": {"dtype": "float16"}}, "one.dtype: auto in the folder, float16 now"),
+        ({"captioner": {"quantization": "int8"}}, "one.quantization: null in the folder, int8 now"),
     ],
 )
 def test_other_settings_are_refused_by_name(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hf_mllm_aug.errors import AugError
-from hf_mllm_aug.long_runs.report import Reporter, ShardReport, Summary
+from hf_mllm_aug.long_runs.report import OTHER, Reporter, ShardReport, Summary
 
 
 def report(shard: int) -> ShardReport:
@@ -29,6 +29,21 @@ def test_reasons_are_counted_without_the_names_of_pictures() -> None:
     assert (summary.images_per_second, summary.tokens_per_second) == (0.5, 2.5)
     assert summary.shares == {"model": 0.375, "reading": 0.125}
     assert Summary().images_per_second == 0
+
+
+def test_reasons_that_all_differ_are_not_all_kept() -> None:
+    summary = Summary()
+    for shard in range(30):
+        found = ShardReport(shard, 100)
+        found.add(
+            "fetch", 100, [f"name_not_found: {shard}-{number}.example" for number in range(99)] + ["timeout: 1 s"]
+        )
+        summary.add(found)
+    (reasons,) = summary.failures.values()
+    assert reasons.total() == 3_000
+    assert reasons["timeout: 1 s"] == 30
+    assert reasons[OTHER] == 3_000 - 30 - 999
+    assert len(reasons) == 1_001
 
 
 def test_a_line_of_json_has_all_of_a_shard() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from hf_mllm_aug.errors import CheckpointError
 from hf_mllm_aug.mllms.otter import register
 from tests.golden_otter import CHECKPOINT, EXPECTED, GOLDEN, Tensors, batch, generate, load, logits
+from tests.warm_python import python
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_saved_weights_give_the_same_in_a_new_process(model: Any, inputs: Tensor
     saved, original = (load_file(f / "model.safetensors") for f in (tmp_path / "saved", CHECKPOINT))
     assert saved.keys() == {name for name in original if not name.endswith("position_ids")}
     out = tmp_path / "out.safetensors"
-    command = [sys.executable, "-c", SAVED, str(tmp_path / "saved"), str(GOLDEN / "inputs.safetensors"), str(out)]
+    command = [*python(), "-c", SAVED, str(tmp_path / "saved"), str(GOLDEN / "inputs.safetensors"), str(out)]
     subprocess.run(command, check=True, timeout=120)
     other, given = load_file(out), batch(inputs, "ragged")
     assert torch.equal(other["logits"], logits(model, given))

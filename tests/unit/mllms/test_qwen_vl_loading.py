@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from transformers import AutoModelForImageTextToText
 from hf_mllm_aug.errors import CheckpointError
 from hf_mllm_aug.mllms.qwen_vl import QwenVLForConditionalGeneration
 from hf_mllm_aug.mllms.qwen_vl_config import QwenVLConfig
+from tests.warm_python import python
 
 GOLDEN = Path(__file__).parents[2] / "fixtures" / "golden_qwen_vl"
 EXPECTED = GOLDEN / "expected.safetensors"
@@ -109,7 +109,7 @@ def test_a_saved_model_has_the_original_names_and_the_same_logits_in_a_new_proce
     assert {name: weight.shape for name, weight in fresh.items()} == {n: w.shape for n, w in original.items()}
 
     arguments = [str(tmp_path / "saved"), str(GOLDEN / "inputs.safetensors"), str(tmp_path / "out.safetensors")]
-    subprocess.run([sys.executable, "-c", _LOGITS, *arguments], check=True, capture_output=True, timeout=300)
+    subprocess.run([*python(), "-c", _LOGITS, *arguments], check=True, capture_output=True, timeout=300)
     answer = load_file(tmp_path / "out.safetensors")
     assert int(answer["in_use"]) == 1
     assert torch.equal(answer["logits"], logits_of(model))
