@@ -7,8 +7,8 @@ that what is measured is the run and not the model: reading, decoding, captionin
 the end. The rows are on disk, as a Parquet file that `datasets` has made its Arrow file of: with the names of picture
 files; with the pictures in it; and, as Parquet files of 500 rows with the pictures in them, as a stream.
 
-Memory is the most that the process had resident, and the most of that which no file is behind ("anonymous"; asked of
-/proc, so on Linux alone), each before (everything imported, 256 rows captioned) and after. Last, the same folder is
+Memory is the most that the process had resident, and the most of that which no file is behind ("anonymous"), both as
+/proc says, so on Linux alone; each before (everything imported, 256 rows captioned) and after. Last, the same folder is
 opened again, when all shards are there.
 """
 
@@ -18,7 +18,6 @@ import argparse
 import json
 import platform
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -44,18 +43,19 @@ class Memory:
 
     def _watch(self) -> None:
         while True:
-            self._look()
+            self._anonymous = max(self._anonymous, self._now("RssAnon"))
             time.sleep(0.02)
 
-    def _look(self) -> None:
-        found = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text("ascii"))
-        self._anonymous = max(self._anonymous, int(found[1]) / 1024 if found else float("nan"))
+    @staticmethod
+    def _now(name: str) -> float:
+        found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text("ascii"))
+        return int(found[1]) / 1024 if found else float("nan")
 
     def peak(self) -> dict[str, int]:
         """The most so far."""
-        self._look()
-        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        return {"peak_mib": round(resident), "peak_anonymous_mib": round(self._anonymous)}
+        self._anonymous = max(self._anonymous, self._now("RssAnon"))
+        # Not what getrusage says: that goes on from the process that started this one.
+        return {"peak_mib": round(self._now("VmHWM")), "peak_anonymous_mib": round(self._anonymous)}
 
 
 def open_rows(kind: str, size: int, work: Path) -> Any:

@@ -177,6 +177,19 @@ class HubBranch:
             num_threads=self.num_threads,
         )
 
+    def made(self, commit: str, message: str, description: str | None) -> CommitInfo:
+        """What the client says of a commit that is there."""
+        from huggingface_hub import CommitInfo
+
+        url = f"{self.endpoint}/{self.repo_type}s/{self.repo_id}/commit/{commit}"
+        return CommitInfo(
+            commit_url=url,
+            commit_message=message,
+            commit_description=description or "",
+            oid=commit,
+            _endpoint=self.endpoint,
+        )
+
 
 def check_repo_id(repo_id: str) -> None:
     """Refuse what cannot name a repository.

@@ -22,8 +22,11 @@ _HERE = Path(__file__).parent
 
 
 def python() -> list[str]:
-    """The first words of a command line, in place of ``[sys.executable]``; options of Python's other than -c and -m
-    lead to an ordinary process, as do variables that Python or torch read when they start.
+    """The first words of a command line, in place of ``[sys.executable]``.
+
+    Options of Python's other than -c and -m lead to an ordinary process, as do variables that Python or torch read when
+    they start. Where the process's own number matters, its limits (``preexec_fn``) or its children, as in tests that
+    kill families of processes, ``[sys.executable]`` is right.
     """
     if not hasattr(os, "pidfd_open"):  # not Linux
         return [sys.executable]

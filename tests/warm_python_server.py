@@ -60,6 +60,7 @@ SLOW = (
 )
 # Variables that are read before a process forked from this one could have values of its own.
 EARLY = ("PYTHON", "OMP_", "MKL_", "OPENBLAS_", "LD_", "MALLOC_")
+LATE = ("PYTHONPATH", "PYTHONBREAKPOINT")  # the second is set by ray for all that comes after it
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Task:
 
 
 def early(environment: Any) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name.startswith(EARLY) and name != "PYTHONPATH"}
+    return {name: value for name, value in environment.items() if name.startswith(EARLY) and name not in LATE}
 
 
 def received(connection: socket.socket) -> Task:
@@ -102,7 +103,8 @@ def serve(listener: socket.socket, surroundings: dict[str, str]) -> Task:
     waiting.register(listener, selectors.EVENT_READ)
     children: dict[Any, tuple[int, int, socket.socket]] = {}  # by connection and by pidfd: pid, pidfd, connection
     while True:
-        for key, _ in waiting.select():
+        # New ones last: a descriptor of theirs may have the number of one that was ready in this same round.
+        for key, _ in sorted(waiting.select(), key=lambda event: event[0].fileobj is listener):
             if key.fileobj is sys.stdin:
                 for pid, _, _ in children.values():
                     with contextlib.suppress(ProcessLookupError):
@@ -131,10 +133,12 @@ def serve(listener: socket.socket, surroundings: dict[str, str]) -> Task:
                 continue
             option = task.arguments[0].startswith("-") and task.arguments[0] not in ("-c", "-m")
             if option or early(task.environment) != surroundings:
-                connection.sendall(b"0\n")
+                with contextlib.suppress(OSError):
+                    connection.sendall(b"0\n")
                 connection.close()
             elif pid := os.fork():
-                connection.sendall(b"%d\n" % pid)
+                with contextlib.suppress(OSError):  # whoever asked may be gone; the next round sees it
+                    connection.sendall(b"%d\n" % pid)
                 pidfd = os.pidfd_open(pid)
                 for place in (pidfd, connection):
                     children[place] = (pid, pidfd, connection)

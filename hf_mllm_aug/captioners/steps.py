@@ -33,7 +33,7 @@ class Step:
 
     Args:
         model: The engine.
-        engine: Its name.
+        engine_name: What messages call it.
         images: (n,) pictures.
         keys: (n,) of their rows.
         request: How they are captioned.
@@ -42,7 +42,7 @@ class Step:
     """
 
     model: engine.Engine
-    engine: str
+    engine_name: str
     images: list[PilImage.Image]
     keys: list[str]
     request: engine.Request
@@ -71,7 +71,9 @@ class Step:
         else:
             texts = self.model.generate(self.images, self.keys, self.request)
         if len(texts) != len(self.images):
-            raise CaptionError(f"the engine {self.engine!r} gave {len(texts)} captions for {len(self.images)} pictures")
+            raise CaptionError(
+                f"the engine {self.engine_name!r} gave {len(texts)} captions for {len(self.images)} pictures"
+            )
         return texts
 
 

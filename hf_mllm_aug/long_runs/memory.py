@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_EVERY = 0.5  # seconds
-_SHARE = 0.02  # of a thread's time, at most: it takes the longer the more there is in memory
+_EVERY = 0.1  # seconds
+_SHARE = 0.05  # of a thread's time, at most: it takes the longer the more there is in memory
 
 
 class GivingBack:
@@ -47,7 +47,7 @@ class GivingBack:
         """
         if not now and time.monotonic() < self._next:
             return
-        start = time.thread_time()
+        began = time.thread_time()
         import pyarrow as pa
 
         pa.default_memory_pool().release_unused()
@@ -56,7 +56,7 @@ class GivingBack:
             library.malloc_trim(0)
             for start, end in self._mapped:
                 library.madvise(start, end - start, mmap.MADV_DONTNEED)
-        self._next = time.monotonic() + max(self._every, (time.thread_time() - start) / _SHARE)
+        self._next = time.monotonic() + max(self._every, (time.thread_time() - began) / _SHARE)
 
 
 @functools.cache
@@ -84,7 +84,9 @@ def _mapped(table: pa.Table) -> list[tuple[int, int]]:
     for column in table.columns if files else ():
         for chunk in column.chunks:
             buffer = next((buffer for buffer in chunk.buffers() if buffer is not None and buffer.size), None)
-            place = bisect.bisect(starts, buffer.address) - 1 if buffer is not None else -1
+            if buffer is None:
+                continue
+            place = bisect.bisect(starts, buffer.address) - 1
             if place >= 0 and buffer.address + buffer.size <= files[place][1]:
                 found.add(files[place])
     return sorted(found)

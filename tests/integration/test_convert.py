@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,10 +84,8 @@ def load(folder: Path) -> Any:
     return kind.from_pretrained(folder).eval()
 
 
-def run(*words: str | Path, **how: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*python(), *map(str, words)], capture_output=True, text=True, timeout=180, check=False, **how
-    )
+def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*python(), *map(str, words)], capture_output=True, text=True, timeout=180, check=False)
 
 
 def command(given: dict[str, Any]) -> list[str]:
@@ -351,7 +350,8 @@ def test_nothing_is_left_when_writing_fails_half_way(sources: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))  # the first shard has more
 
     given = options(sources)
-    done = run(*command(given), preexec_fn=limit)
+    words = [sys.executable, *command(given)]  # what a process is limited to, those forked for it are not
+    done = subprocess.run(words, capture_output=True, text=True, timeout=180, check=False, preexec_fn=limit)
     assert done.returncode == 1
     assert "File too large" in done.stderr
     assert sorted(path.name for path in given["out"].parent.iterdir()) == ["sources"]

@@ -252,6 +252,36 @@ say(states=states)
     assert max(hub.uploads.values()) == 1
 
 
+def test_a_release_that_is_there_already_is_told_of_though_another_follows(hub: LoopbackHub, client: Any) -> None:
+    """As when the answer to a commit was lost: the next try finds it, and somebody commits at that moment."""
+    answer = client(
+        """
+from huggingface_hub import CommitOperationAdd
+from hf_mllm_aug.hub_branch import HubBranch
+first = push_to_hub(rows(("otter",)), "me/x").oid
+tree = HubBranch.tree
+others = []
+
+def then_another_commits(branch, commit):
+    found = tree(branch, commit)
+    if not others:
+        card = branch.read(commit, "README.md") + b"\\nWritten by another.\\n"
+        added = [CommitOperationAdd("README.md", card)]
+        others.append(HfApi().create_commit("me/x", added, commit_message="Another", repo_type="dataset").oid)
+    return found
+
+HubBranch.tree = then_another_commits
+again = push_to_hub(rows(("otter",)), "me/x")
+say(first=first, others=others, again=again.oid, url=again.commit_url)
+"""
+    )
+    first, (other,) = answer["first"], answer["others"]
+    assert answer["again"] == first
+    assert answer["url"] == f"{hub.url}/datasets/me/x/commit/{first}"
+    assert {first, other} <= set(revisions(hub))
+    assert "Written by another." in readme(hub)
+
+
 def test_pull_requests_and_branches(hub: LoopbackHub, client: Any) -> None:
     answer = client("""
 push_to_hub(rows(), "me/x")

@@ -13,6 +13,7 @@ import torch
 
 from hf_mllm_aug.captioners import Captioner, engine, lanes, pipeline
 from hf_mllm_aug.captioners.rows import read_rows
+from hf_mllm_aug.captioners.stopwatch import Stopwatch
 from hf_mllm_aug.errors import CaptionError
 
 
@@ -137,7 +138,7 @@ def test_calls_that_overlap_put_torchs_threads_back_together() -> None:
 def test_the_time_waited_is_shared_out(random_llava: Path, pictures: list[bytes]) -> None:
     captioner = Captioner(random_llava, batch_size=3)
     loaded(captioner)
-    watch = pipeline.Stopwatch()
+    watch = Stopwatch()
     rows = read_rows({"image": pictures}, captioner.image_column, captioner.key_column)
     start = time.perf_counter()
     pipeline.caption_rows([captioner], rows, None, watch)

@@ -73,7 +73,7 @@ def test_what_is_out_of_the_ordinary_is_left_to_the_image_processor() -> None:
     grey = [picture.convert("L").convert("P") for picture in several[:1]]
     pairs = zip(stand_in(images=grey)["pixel_values"], whole(images=grey)["pixel_values"], strict=True)
     assert all(np.array_equal(found, expected) for found, expected in pairs)
-    others = {"do_normalize": False}
+    others: dict[str, Any] = {"do_normalize": False}
     (found,), (expected,) = (each(images=several[:1], **others)["pixel_values"] for each in (stand_in, whole))
     assert np.array_equal(found, expected)
     assert stand_in.size == whole.size
@@ -81,12 +81,15 @@ def test_what_is_out_of_the_ordinary_is_left_to_the_image_processor() -> None:
     assert torch.equal(stand_in.scaling(floats), floats)
 
 
-class _Darkened(LlavaImageProcessorPil):  # type: ignore[misc]
+_Llava: Any = LlavaImageProcessorPil
+
+
+class _Darkened(_Llava):  # type: ignore[misc]
     def rescale(self, image: Any, scale: float, **kwargs: Any) -> Any:
         return super().rescale(image, scale / 2, **kwargs)
 
 
-class _Tiled(LlavaImageProcessorPil):  # type: ignore[misc]
+class _Tiled(_Llava):  # type: ignore[misc]
     def _preprocess(self, images: Any, **kwargs: Any) -> Any:
         return super()._preprocess([*images, *images], **kwargs)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -86,3 +87,30 @@ def test_it_is_not_done_more_often_than_wanted(tmp_path: Path) -> None:
     assert resident("RssFile") > full - 8
     often()
     assert resident("RssFile") < full - 40
+
+
+class SlowLibrary:
+    """Takes a while to find what is free."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def malloc_trim(self, _: int) -> None:
+        self.times += 1
+        end = time.thread_time() + 0.05
+        while time.thread_time() < end:
+            pass
+
+    def madvise(self, *_: int) -> None:
+        pass
+
+
+def test_the_longer_it_takes_the_less_often_it_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "rows.arrow", pa.table({"picture": [b"\1" * MIB]}))
+    table = pa.ipc.open_stream(pa.memory_map(str(tmp_path / "rows.arrow"))).read_all()
+    library = SlowLibrary()
+    monkeypatch.setattr("hf_mllm_aug.long_runs.memory._library", lambda: library)
+    give_back = GivingBack(table, every=0.0)
+    give_back()
+    give_back()
+    assert library.times == 1, "a twentieth of the time would be a second from now"
