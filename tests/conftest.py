@@ -46,9 +46,11 @@ def _lively(model: Any) -> Any:
 
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             if parameter.ndim > 1:
                 parameter.normal_(0, 0.35, generator=generator)
+            elif name.endswith("class_embedding"):  # random in a fresh model, and by torch's own generator
+                parameter.normal_(0, 0.35, generator=torch.Generator().manual_seed(8))
     return model.eval()
 
 

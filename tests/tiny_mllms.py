@@ -82,6 +82,8 @@ def _lively(model: Any) -> Any:
                 parameter.normal_(0, 0.35, generator=generator)
             elif "gate" in name.rsplit(".", 1)[-1]:  # closed in a fresh model
                 parameter.fill_(1.0)
+            elif name.endswith("class_embedding"):  # random in a fresh model, and by torch's own generator
+                parameter.normal_(0, 0.35, generator=torch.Generator().manual_seed(12))
     return model.eval()
 
 

@@ -62,7 +62,8 @@ class Captioner:
             `decoding.NEUTRAL`.
         seed: For sampling. A row's caption depends on the seed and its key, not on the rows around it.
         batch_size: Pictures a generate call, however many `map` passes; of a server, requests at a time. None: the
-            preset's or the engine's. Halved when GPU memory is short.
+            preset's or the engine's. Halved when GPU memory is short. On a CPU a small model works on several such
+            calls at a time, one a thread of torch (`captioners.lanes`).
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; None: the best that is there, and with
             ``map(with_rank=True)`` the GPU number rank modulo their count.
         dtype: ``"auto"`` (float32 on a CPU; bfloat16 on a GPU, or float16 where it lacks that), or its name.

@@ -32,11 +32,13 @@ if TYPE_CHECKING:
 
 _FOLDER = "ray"  # in the run's folder: the tasks that have begun and not ended
 _LOST_WORKERS = 5  # that a shard may cost before it is taken for the cause
+_STARTS = 3  # of all workers, before Ray's word that they die is taken
 _CPU_WORKERS = 4  # a machine without GPUs: each holds the models
 _FETCHED_TOGETHER = 4  # shards a task; the next one's pictures are fetched while one is captioned
 _REACHED_WITHIN = 10.0  # seconds
 _MOST_IN_MEMORY = 1 << 30  # bytes of rows that are not in files
 _QUIET = logging.CRITICAL + 1
+_LOG = logging.getLogger(__name__)
 
 # Ray reads these when it is imported or started. On the first two it depends what is said to the world: with the second
 # Ray listens on the loopback interface alone, as it does by itself on Windows and macOS.
@@ -79,11 +81,31 @@ def work(
     if not missing:
         return
     _check_size(job)
+    with _cluster(address), _told():
+        import ray
+
+        for left in reversed(range(_STARTS)):
+            try:
+                _work(job, missing, finished)
+            except ray.exceptions.ActorDiedError as error:
+                # Lost workers are replaced as long as Ray Data goes on. It may end itself when some die before they
+                # begin, as where machines are short of something for a moment.
+                if not left:
+                    raise
+                _LOG.warning("Ray lost workers and gave up (%s); they are started again", _first_line(error))
+            else:
+                return
+
+
+def _work(job: Job, missing: list[int], finished: Callable[[ShardReport], None]) -> None:
+    """Work shards; those that are finished are taken off the list, whatever comes."""
     # Closed at once where something fails here, too: that ends the workers.
-    with _cluster(address), _told(), contextlib.closing(_outcomes(job, missing)) as outcomes:
+    with contextlib.closing(_outcomes(job, list(missing))) as outcomes:
         for reports, failure in outcomes:
             for report in reports:
                 finished(report)
+                with contextlib.suppress(ValueError):
+                    missing.remove(report.shard)
             if failure is not None:
                 raise failure
 

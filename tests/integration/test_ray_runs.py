@@ -199,6 +199,46 @@ def test_ray_and_local_runs_finish_each_others_work(
     assert not list(folder.glob("claims/*")) + list(folder.glob("ray/*"))
 
 
+@pytest.mark.parametrize("times", [1, 3])
+def test_workers_that_die_before_they_begin_are_started_again(
+    times: int,
+    cluster: TwoMachines,
+    rows: Dataset,
+    captioners: list[Captioner],
+    expected: list[Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    import ray
+
+    outcomes, asked = on_ray._outcomes, []
+
+    def dying(job: Any, shards: list[int]) -> Iterator[Any]:
+        asked.append(shards)
+        found = outcomes(job, shards[:4])
+        if len(asked) > times:
+            found = outcomes(job, shards)
+        elif len(asked) > 1:
+            raise ray.exceptions.ActorDiedError
+        with contextlib.closing(found):
+            yield from found
+        if len(asked) <= times:
+            raise ray.exceptions.ActorDiedError
+
+    monkeypatch.setattr(on_ray, "_outcomes", dying)
+    folder = tmp_path / "run"
+    if times < 3:
+        assert _values(_on(cluster, rows, captioners, folder, log_json=tmp_path / "log.jsonl")) == expected
+        assert _logged(tmp_path / "log.jsonl") == list(range(10))
+    else:
+        with pytest.raises(AugError, match=r"^Ray gave up: ActorDiedError: .* Finished shards are kept"):
+            _on(cluster, rows, captioners, folder, log_json=tmp_path / "log.jsonl")
+        assert _logged(tmp_path / "log.jsonl") == [0, 1, 2, 3]
+    assert [len(shards) for shards in asked] == [10, 6, 6][: times + 1]
+    assert caplog.text.count("they are started again") == min(times, 2)
+
+
 @pytest.mark.soak
 def test_a_worker_that_is_killed_changes_nothing(
     cluster: TwoMachines, rows: Dataset, captioners: list[Captioner], expected: list[Any], tmp_path: Path

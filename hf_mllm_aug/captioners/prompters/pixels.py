@@ -45,7 +45,7 @@ class Scaling:
         deviation: (3,)
 
     >>> half = Scaling(1 / 255, (0.5,) * 3, (0.5,) * 3)
-    >>> half(torch.tensor([0, 255], dtype=torch.uint8).reshape(2, 1, 1).expand(2, 3, 1, 1))[:, 0, 0, 0]
+    >>> half(torch.tensor([0, 255], dtype=torch.uint8).reshape(2, 1, 1, 1).expand(2, 3, 1, 1))[:, 0, 0, 0]
     tensor([-1.,  1.])
     """
 
