@@ -3,8 +3,11 @@
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as behind "&": what tests start could not be interrupted
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Before any test imports a library that reads them; nothing listens on the discard port.
 for _name in [name for name in os.environ if name.upper().startswith(("HF_", "HUGGING"))]:
     del os.environ[_name]

@@ -69,6 +69,7 @@ def test_compiled_captions_are_those_of_the_dynamic_cache_and_a_step_is_compiled
     assert "left" not in said
 
 
+@pytest.mark.soak
 def test_without_a_compiler_there_are_captions_and_one_warning(wanted: list[str]) -> None:
     (found, shapes, _), said = compiled("broken")
     assert found == [wanted, wanted]

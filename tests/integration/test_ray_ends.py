@@ -1,4 +1,4 @@
-"""Runs on a Ray cluster of their own, in real processes: pictures that workers fetch, and a driver that is ended."""
+"""The driver of a run on a Ray cluster of its own is ended, in real processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -20,11 +19,8 @@ from datasets import Dataset, Features, Image, Value
 
 import hf_mllm_aug
 from hf_mllm_aug import Captioner
-from hf_mllm_aug.schema import base_features
 from tests.conftest import picture_bytes
-from tests.fetching import fetcher
 from tests.integration.command_line import environment
-from tests.web_server import WebServer, answer
 
 pytestmark = [
     pytest.mark.slow,
@@ -45,33 +41,6 @@ def sockets() -> Iterator[str]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def test_workers_fetch_each_picture_once(
-    random_llava: Path, tmp_path: Path, sockets: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RAY_TMPDIR", sockets)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    numbers = range(12)
-    captioner = Captioner(str(random_llava), name="one", max_new_tokens=6)
-    settings: dict[str, Any] = {"shard_size": 2, "progress": False}
-    with WebServer() as server:
-        server.routes = {f"/{number}": answer(picture_bytes(number)) for number in numbers if number != 7}
-        columns = {
-            "key": [f"k{number}" for number in numbers],
-            "image": [None] * len(numbers),
-            "url": [server.url(f"/{number}") for number in numbers],
-            "caption": ["raw"] * len(numbers),
-        }
-        rows = Dataset.from_dict(columns, features=base_features())
-        done = hf_mllm_aug.run(rows, captioner, tmp_path / "ray", fetch=fetcher(), executor="ray", **settings)
-        assert [server.count(f"/{number}") for number in numbers] == [1] * len(numbers)
-        expected = hf_mllm_aug.run(rows, captioner, tmp_path / "local", fetch=fetcher(), **settings)
-        assert [server.count(f"/{number}") for number in numbers] == [2] * len(numbers)
-    assert done["status"][:] == ["http_error" if number == 7 else "ok" for number in numbers]
-    assert done.features == expected.features
-    assert done.to_list() == expected.to_list()
-    assert not list(tmp_path.glob("ray/claims/*")) + list(tmp_path.glob("ray/ray/*"))
 
 
 def test_a_driver_that_is_terminated_leaves_a_folder_to_go_on_with(

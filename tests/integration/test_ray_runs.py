@@ -24,9 +24,12 @@ import hf_mllm_aug
 from hf_mllm_aug import Captioner
 from hf_mllm_aug.errors import AugError, CaptionError, UsageError
 from hf_mllm_aug.long_runs import LongRun, on_ray
+from hf_mllm_aug.schema import base_features
 from tests.conftest import picture_bytes
+from tests.fetching import fetcher
 from tests.integration.command_line import assert_one_line, environment
 from tests.warm_python import python
+from tests.web_server import WebServer, answer
 
 pytestmark = pytest.mark.slow
 
@@ -409,6 +412,31 @@ def test_another_cluster_than_the_one_that_is_connected_is_refused(cluster: TwoM
             on_ray._cluster("127.0.0.1:9"),
         ):
             pass
+
+
+def test_workers_fetch_each_picture_once(cluster: TwoMachines, random_llava: Path, tmp_path: Path) -> None:
+    numbers = range(12)
+    captioner = Captioner(str(random_llava), name="one", max_new_tokens=6)
+    settings: dict[str, Any] = {"shard_size": 2, "progress": False}
+    with WebServer() as server:
+        server.routes = {f"/{number}": answer(picture_bytes(number)) for number in numbers if number != 7}
+        columns = {
+            "key": [f"k{number}" for number in numbers],
+            "image": [None] * len(numbers),
+            "url": [server.url(f"/{number}") for number in numbers],
+            "caption": ["raw"] * len(numbers),
+        }
+        rows = Dataset.from_dict(columns, features=base_features())
+        done = hf_mllm_aug.run(
+            rows, captioner, tmp_path / "ray", fetch=fetcher(), executor="ray", address=cluster.address, **settings
+        )
+        assert [server.count(f"/{number}") for number in numbers] == [1] * len(numbers)
+        expected = hf_mllm_aug.run(rows, captioner, tmp_path / "local", fetch=fetcher(), **settings)
+        assert [server.count(f"/{number}") for number in numbers] == [2] * len(numbers)
+    assert done["status"][:] == ["http_error" if number == 7 else "ok" for number in numbers]
+    assert done.features == expected.features
+    assert done.to_list() == expected.to_list()
+    assert not list(tmp_path.glob("ray/claims/*")) + list(tmp_path.glob("ray/ray/*"))
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "nonsense"])
