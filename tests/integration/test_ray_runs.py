@@ -27,8 +27,7 @@ from hf_mllm_aug.long_runs import LongRun, on_ray
 from hf_mllm_aug.schema import base_features
 from tests.conftest import picture_bytes
 from tests.fetching import fetcher
-from tests.integration.command_line import assert_one_line, environment
-from tests.warm_python import python
+from tests.integration.command_line import environment
 from tests.web_server import WebServer, answer
 
 pytestmark = pytest.mark.slow
@@ -437,33 +436,3 @@ def test_workers_fetch_each_picture_once(cluster: TwoMachines, random_llava: Pat
     assert done.features == expected.features
     assert done.to_list() == expected.to_list()
     assert not list(tmp_path.glob("ray/claims/*")) + list(tmp_path.glob("ray/ray/*"))
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "nonsense"])
-def test_a_cluster_that_is_not_there_is_named(rows: Dataset, tmp_path: Path, address: str) -> None:
-    pytest.importorskip("ray", reason="the extra ray is not installed: pip install 'hf-mllm-aug[ray]'")
-    with pytest.raises(UsageError, match=f"^the Ray cluster at {address} cannot be reached: "):
-        hf_mllm_aug.run(rows, "tiny-llava", tmp_path / "run", executor="ray", address=address)
-
-
-def test_an_address_is_for_ray_alone(rows: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="address='auto' is for executor='ray'"):
-        hf_mllm_aug.run(rows, "tiny-llava", tmp_path / "run", address="auto")
-
-
-def test_without_ray_one_line_says_what_to_install(tmp_path: Path, random_llava: Path) -> None:
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "0.png").write_bytes(picture_bytes(0))
-    code = (
-        "import sys; sys.modules['ray'] = None; from hf_mllm_aug.cli import main; "
-        f"sys.argv[1:] = ['caption', 'photos', '--captioner', {str(random_llava)!r}, '--out', 'out', *sys.argv[1:]]; "
-        "sys.exit(main())"
-    )
-    command = [*python(), "-c", code]
-    settings: dict[str, Any] = {"cwd": tmp_path, "env": environment(tmp_path / "home"), "timeout": PATIENCE}
-    refused = subprocess.run([*command, "--executor", "ray"], **settings, capture_output=True, text=True, check=False)
-    assert_one_line(refused, 2, "executor='ray'", "pip install 'hf-mllm-aug[ray]'")
-    assert not (tmp_path / "out.run").exists()
-    # What does not need it does without it.
-    done = subprocess.run(command, **settings, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
